@@ -1,0 +1,50 @@
+"""The `cpu` backend: C++ threads over rows (csrc/cpu.cpp)."""
+
+from __future__ import annotations
+
+import torch
+
+from .layout import rows
+
+NAME = "cpu"
+DEVICE_TYPES = ("cpu",)
+
+
+def unavailable() -> str | None:
+    """Why this backend cannot run here, or None."""
+    try:
+        from . import _cpu  # noqa: F401
+    except ImportError as error:
+        if error.name and error.name.endswith("_cpu"):
+            return "the cpu backend was not built: install a C++17 compiler (Debian: g++) and install maxact again"
+        return f"the cpu backend cannot be loaded ({error}): install maxact again on this machine"
+    return None
+
+
+def prepare(state):
+    """The C++ probe of a state; it keeps the addresses of the state's fields and its own scratch."""
+    from . import _cpu
+
+    o = state.options
+    addresses = {name: field.data_ptr() for name, field in state.fields.items()}
+    return _cpu.CpuProbe(addresses, o.dtype, o.d, o.topk, o.t_abs, o.t_ratio, o.n_samples)
+
+
+def update(state, x: torch.Tensor, mask: torch.Tensor | None, token_ids: torch.Tensor | None) -> None:
+    """Fold x [..., d] into the state's fields; mask bool and token_ids int64 have x's leading shape."""
+    if x.stride(-1) != 1 and x.shape[-1] > 1:
+        x = x.contiguous()
+    mask = None if mask is None else mask.contiguous()
+    token_ids = None if token_ids is None else token_ids.contiguous()
+    n_threads = torch.get_num_threads()
+    for run in rows(x):
+        state.handle.update(
+            run.x.data_ptr(),
+            run.n_rows,
+            run.inner,
+            run.inner_stride,
+            run.outer_stride,
+            0 if mask is None else mask.data_ptr() + run.first * mask.element_size(),
+            0 if token_ids is None else token_ids.data_ptr() + run.first * token_ids.element_size(),
+            n_threads,
+        )
