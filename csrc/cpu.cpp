@@ -70,8 +70,7 @@ class RowProbe {
  private:
   RowFacts finite_row(const Bits* x, int64_t id, Bits largest) {
     const loops::Scan scan = Loops::scan(x, o_.d, magnitudes_, channel_);
-    if (counts_)
-      for (int64_t j = 0; j < o_.d; ++j) ++counts_[T::count_key(magnitudes_[j])];
+    if (counts_) loops::count<T>(magnitudes_, o_.d, counts_);
     const Bits median = Loops::lower_median(magnitudes_, o_.d, largest, static_cast<Bits>(w_.median_guess));
     w_.median_guess = median;
 

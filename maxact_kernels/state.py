@@ -92,10 +92,10 @@ class ProbeState:
         self.device = torch.empty(0, device=device).device  # "cuda" becomes "cuda:0"
         self.backend = dispatch.choose(self.device.type, backend)
         offsets, size = _layout(options)
-        self.buffer = torch.zeros(size, dtype=torch.uint8, device=self.device)
-        self.fields = {}
+        with torch.inference_mode(False):  # a state made in inference mode must be usable after it
+            self.buffer = torch.zeros(size, dtype=torch.uint8, device=self.device)
+            self.fields = {f.name: _view(self.buffer, f, offsets[f.name]) for f in fields(options)}
         for field in fields(options):
-            self.fields[field.name] = _view(self.buffer, field, offsets[field.name])
             if field.empty != 0:
                 self.fields[field.name].fill_(field.empty)
         self.handle = self.backend.prepare(self)
@@ -154,16 +154,17 @@ class ProbeState:
 
         Raises ValueError if n_samples was given and a token named a sample outside 0 .. n_samples - 1.
         """
-        return Summary(self.options, self._host_arrays())
+        return Summary(self.options, self.host_arrays())
 
-    def _host_arrays(self) -> dict:
+    def host_arrays(self) -> dict:
+        """Every field as a NumPy array on the host, by name; one copy."""
         host = self.buffer.to("cpu", copy=True)  # the summary must not move when the state does
         offsets, _ = _layout(self.options)
         return {f.name: _view(host, f, offsets[f.name]).numpy() for f in fields(self.options)}
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the state to a safetensors file: a temporary name first, then replaced. Raises OSError."""
-        storage.save_state(path, self.options, self._host_arrays())
+        storage.save_state(path, self.options, self.host_arrays())
 
     @staticmethod
     def load(path: str | os.PathLike, device: torch.device | str = "cpu", backend: str | None = None) -> ProbeState:
@@ -177,8 +178,8 @@ class ProbeState:
         """A state with these fields, as `storage` reads them from a file."""
         state = ProbeState.__new__(ProbeState)
         state._set_up(options, device, backend)
-        for name, array in arrays.items():
-            state.fields[name].copy_(torch.from_numpy(array))
+        for name, field in state.fields.items():
+            field.copy_(torch.from_numpy(arrays[name]))
         return state
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
-import tempfile
 
 import numpy as np
 import safetensors
@@ -19,24 +19,31 @@ _SPARSE = 512  # tables of at least so many integers are written as (index, valu
 
 def write_atomically(path: str | os.PathLike, data: bytes) -> None:
     """Write to a temporary name beside `path`, then replace: a failure leaves what was there. Raises OSError."""
-    path = os.fspath(path)
-    descriptor, temporary = tempfile.mkstemp(prefix=".maxact-", dir=os.path.dirname(path) or ".")
+    folder, name = os.path.split(os.fspath(path))
+    temporary = os.path.join(folder, f".{name}.{os.getpid()}.new")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with open(temporary, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-            os.fchmod(file.fileno(), 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
         raise
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+class Arrays(dict):
+    """Fields by name. A large table may be held as (index, value, shape); looking it up makes it whole."""
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        held = super().__getitem__(name)
+        if isinstance(held, np.ndarray):
+            return held
+        index, value, shape = held
+        whole = np.zeros(math.prod(shape), dtype=value.dtype)
+        whole[index] = value
+        return whole.reshape(shape)
 
 
 def pack(options: Options, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -53,9 +60,9 @@ def pack(options: Options, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarra
     return packed
 
 
-def unpack(options: Options, packed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def unpack(options: Options, packed: dict[str, np.ndarray]) -> Arrays:
     """The fields of a state from a file; ValueError if anything has another name, size or dtype."""
-    arrays, left = {}, dict(packed)
+    arrays, left = Arrays(), dict(packed)
 
     def take(name: str, dtype: str, shape: tuple | None) -> np.ndarray:
         array = left.pop(name, None)
@@ -73,9 +80,7 @@ def unpack(options: Options, packed: dict[str, np.ndarray]) -> dict[str, np.ndar
             value = take(field.name + ".value", "int64", index.shape)
             if index.size and (index[0] < 0 or index[-1] >= size or (np.diff(index) <= 0).any()):
                 raise ValueError(f"{field.name}.index: expected increasing numbers from 0 to {size - 1}")
-            array = np.zeros(size, dtype=np.int64)
-            array[index] = value
-            arrays[field.name] = array.reshape(field.shape)
+            arrays[field.name] = index, value, field.shape
         else:
             arrays[field.name] = take(field.name, field.dtype, field.shape)
     if left:
@@ -88,7 +93,7 @@ def save_state(path: str | os.PathLike, options: Options, arrays: dict[str, np.n
     write_atomically(path, safetensors.numpy.save(pack(options, arrays), metadata))
 
 
-def load_state(path: str | os.PathLike) -> tuple[Options, dict[str, np.ndarray]]:
+def load_state(path: str | os.PathLike) -> tuple[Options, Arrays]:
     """The options and fields that `save_state` wrote. Raises OSError, or ValueError with the path and the fault."""
     arrays, metadata = read_safetensors(path)
     if metadata.get("maxact_state") != str(SCHEMA):

@@ -1,0 +1,5 @@
+"""`python -m maxact` is `maxact`."""
+
+from .cli import main
+
+main()

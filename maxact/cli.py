@@ -1,0 +1,241 @@
+"""The command line. Exit codes: 0 success, 2 bad usage or input, 130 interrupted."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="How large the activations inside a language model get, where, and what that means for low-bit formats.",
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command(epilog="Example: maxact measure smollm2-135m --bos --output runs/smollm2-bos")
+def measure(
+    model: Annotated[str, typer.Argument(help="A model directory, a .gguf file, a hub id, or smollm2-135m.")],
+    corpus: Annotated[str, typer.Option(help="builtin, a .txt or .jsonl file, or hf:DATASET.")] = "builtin",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Run directory [runs/MODEL].")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace a run that is there.")] = False,
+    sites: Annotated[str, typer.Option(help="default, gemm, or a pattern such as 'layer_*_hidden'.")] = "default",
+    bos: Annotated[bool, typer.Option("--bos", help="Put the BOS token before each sample.")] = False,
+    special_tokens: Annotated[bool, typer.Option("--special-tokens", help="The tokenizer's own special tokens.")] = False,
+    chat_template: Annotated[bool, typer.Option("--chat-template", help="Each sample as a user turn.")] = False,
+    dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    attn: Annotated[str | None, typer.Option(help="Attention implementation: eager, sdpa, flash_attention_2.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that the model brings; it is recorded.")
+    ] = False,
+    max_length: Annotated[int, typer.Option(min=1, help="Longest sample, in tokens; the rest is cut.")] = 2048,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many samples.")] = None,
+    tokens_per_batch: Annotated[int, typer.Option(min=1, help="Tokens of a batch, padding included.")] = 8192,
+    topk: Annotated[int, typer.Option(min=1, max=1024, help="Largest elements to keep at each site.")] = 100,
+    backend: Annotated[str | None, typer.Option(help="One of those that maxact doctor lists.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a model on a corpus and write a run directory."""
+    from .run import check_output
+
+    output = output or Path("runs") / (re.sub(r"[^A-Za-z0-9._-]+", "-", Path(model).name).strip(".-") or "run")
+    check_output(output, overwrite)
+    _check_writable(output.parent)
+
+    from . import corpus as corpora
+    from .measurement import measure as run_measurement
+    from .models import load_model
+
+    texts = corpora.load_corpus(corpus, limit=limit)
+    if texts.n_unreadable:
+        _note(f"{texts.n_unreadable} lines of the corpus could not be used, the first: {texts.first_fault}")
+    loaded = load_model(
+        model,
+        dtype=dtype,
+        device=device,
+        attn=attn,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        progress=_note,
+    )
+    with _progress() as on_progress:
+        run = run_measurement(
+            loaded.model,
+            loaded.tokenizer,
+            texts,
+            sites=sites,
+            bos=bos,
+            special_tokens=special_tokens,
+            chat_template=chat_template,
+            max_length=max_length,
+            tokens_per_batch=tokens_per_batch,
+            topk=topk,
+            backend=backend,
+            provenance={"model": loaded.provenance},
+            on_progress=on_progress,
+            on_note=_note,
+        )
+    try:
+        run.save(output, overwrite=overwrite)
+    except OSError as error:
+        rescue = Path(tempfile.mkdtemp(prefix="maxact-")) / "run"
+        run.save(rescue)
+        raise OSError(f"{output}: could not be written ({error}); the run was saved to {rescue} instead") from None
+    _print_run(run, as_json)
+    _note(f"Written to {output}.")
+    if run.partial:
+        raise typer.Exit(130)
+
+
+@app.command(epilog="Example: maxact show runs/smollm2-135m --kind mlp_output")
+def show(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    kind: Annotated[str, typer.Option(help="Which sites to tabulate.")] = "hidden",
+    as_json: AsJson = False,
+) -> None:
+    """Print a run: M and its place, a table over layers, a picture."""
+    from .run import Run
+
+    _print_run(Run.load(run), as_json, kind)
+
+
+@app.command(epilog="Example: maxact tensor activations.safetensors --json")
+def tensor(
+    file: Annotated[Path, typer.Argument(help="A .safetensors or .npy file; the last axis is the features.")],
+    name: Annotated[str, typer.Option(help="Only tensors whose name matches this pattern.")] = "*",
+    topk: Annotated[int, typer.Option(min=1, max=1024, help="Largest elements to keep.")] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """The same statistics for tensors from anywhere."""
+    from .run import plain
+    from .show import tensor_table
+    from .tensor_file import summaries
+
+    found = list(summaries(str(file), name, topk=topk, int8_per_token=True))
+    if as_json:
+        rows = []
+        for tensor_name, shape, dtype, summary in found:
+            row = {"name": tensor_name, "shape": list(shape), "dtype": dtype}
+            if isinstance(summary, str):
+                rows.append(row | {"why_not": summary})
+            else:
+                top = [[*map(lambda v: v.item(), element)] for element in zip(*summary.topk)]
+                rows.append(row | summary.scalars() | {"topk": top})
+        _print_json(plain(rows))
+    else:
+        _console().print(tensor_table(found))
+
+
+@app.command(epilog="Example: maxact doctor --json")
+def doctor(as_json: AsJson = False) -> None:
+    """Versions, devices, and which backends can run here and why the rest cannot."""
+    from .doctor import describe, examine
+
+    found = examine()
+    if as_json:
+        _print_json(found)
+    else:
+        print("\n".join(describe(found)))
+
+
+def main() -> None:
+    """Run the command line; what is foreseeable becomes one sentence and exit code 2."""
+    try:
+        app()
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
+        if isinstance(error, BrokenPipeError):
+            sys.exit(0)
+        print(f"maxact: {_sentence(error)}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("maxact: interrupted before anything was measured; nothing was written.", file=sys.stderr)
+        sys.exit(130)
+
+
+def _sentence(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _check_writable(folder: Path) -> None:
+    """Find out before hours of work that there is no place for the result. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+def _console():
+    from rich.console import Console
+
+    # Tokens and names come from others: no markup, no emoji codes. Wide enough for the tables where nobody looks.
+    return Console(markup=False, emoji=False, highlight=False, width=None if sys.stdout.isatty() else 120)
+
+
+def _print_run(run, as_json: bool, kind: str = "hidden") -> None:
+    from .show import print_run
+
+    if as_json:
+        _print_json(run.to_json())
+    else:
+        print_run(run, _console(), kind)
+
+
+def _print_json(value) -> None:
+    print(json.dumps(value, indent=1, allow_nan=False))
+
+
+def _note(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
+
+
+class _progress:
+    """A bar on stderr with tokens per second and the running M; without a terminal a line every ten seconds."""
+
+    def __enter__(self):
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        self.bar = Progress(
+            TextColumn("measuring"),
+            BarColumn(),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f} tokens"),
+            TextColumn("{task.fields[speed]:,.0f} tokens/s"),
+            TextColumn("M = {task.fields[M]:,.6g}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.task, self.said = None, 0.0
+        self.bar.start()
+        return self.update
+
+    def update(self, progress) -> None:
+        speed = progress.n_tokens / progress.seconds
+        if self.task is None:
+            self.task = self.bar.add_task("", total=progress.n_tokens_total, speed=0.0, M=0.0)
+        self.bar.update(self.task, completed=progress.n_tokens, speed=speed, M=progress.M)
+        if self.bar.disable and (progress.seconds - self.said > 10 or progress.n_tokens == progress.n_tokens_total):
+            self.said = progress.seconds
+            _note(
+                f"measured {progress.n_tokens:,} of {progress.n_tokens_total:,} tokens, {speed:,.0f} tokens/s, "
+                f"M = {progress.M:,.6g}"
+            )
+
+    def __exit__(self, *exception) -> None:
+        self.bar.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,339 @@
+"""Forward hooks that feed the sites of a model to their states: `attach(model)`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import nn
+
+from maxact_kernels import ProbeState
+
+from .sites import Site, find_sites
+
+if TYPE_CHECKING:
+    from .run import Run
+
+_SHOWN = 20  # names in an error; a model has hundreds of sites
+
+
+def attach(
+    model: nn.Module,
+    sites: str | Iterable[str] = "default",
+    *,
+    n_samples: int = 0,
+    topk: int = 100,
+    t_abs: float = 100.0,
+    t_ratio: float = 1000.0,
+    counts: bool = True,
+    medians: bool = True,
+    int8_per_token: bool = False,
+    backend: str | None = None,
+) -> Probe:
+    """Measure what passes the sites of a model, until the `with` block ends or `detach` is called.
+
+    sites: "default", "gemm", or site names and patterns (`find_sites`). The other options are those of `ProbeState`.
+    Only forward passes of the model, its decoder, or what lies between are measured, and only tokens that the 2-D
+    attention mask keeps. The model's outputs do not change.
+
+    Raises ValueError or TypeError if an option is not what it must be, the sites cannot be found, or another probe is
+    attached to the model.
+    """
+    options = dict(
+        n_samples=n_samples,
+        topk=topk,
+        t_abs=t_abs,
+        t_ratio=t_ratio,
+        counts=counts,
+        medians=medians,
+        int8_per_token=int8_per_token,
+        backend=backend,
+    )
+    return Probe(model, sites, options)
+
+
+class Snapshot(NamedTuple):
+    """What `Probe.snapshot` keeps; the copies of the states lie in the probe and serve its latest snapshot only."""
+
+    names: tuple[str, ...]  # of the sites that had a state
+    next_sample: int
+    samples: torch.Tensor | None
+    pending: tuple[torch.Tensor | None, torch.Tensor | None]
+
+
+class Probe:
+    """The hooks of one model and the states that they feed; made by `attach`.
+
+    A token's id is sample << 32 | position. Its position counts the real tokens of its sample, so that padding, left or
+    right, changes no id. Samples are numbered as rows arrive, unless `batch` names them; a forward pass that goes on
+    from a key-value cache (mask longer than its tokens) keeps the samples of the one before.
+    """
+
+    def __init__(self, model: nn.Module, sites: str | Iterable[str], options: dict):
+        if any(_is_ours(hook) for module in model.modules() for hook in module._forward_pre_hooks.values()):
+            raise ValueError(
+                f"model: another probe is attached to this {type(model).__name__}; leave its `with` block or call its "
+                "detach() first"
+            )
+        self.model = model
+        self.site_map = find_sites(model, sites)
+        self._options = options
+        device = next((p.device for p in model.parameters() if p.device.type != "meta"), torch.device("cpu"))
+        ProbeState(1, torch.float32, device, **options)  # a bad option is an error here, not in a forward pass
+
+        self._states: dict[str, ProbeState] = {}
+        self._entered: nn.Module | None = None  # the outermost module of the forward pass that is running
+        self._tokens: _Tokens | None = None  # of that forward pass
+        self._pending: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)  # from batch()
+        self._next_sample = 0  # rows that have arrived
+        self._samples: torch.Tensor | None = None  # [B] of the last forward pass
+        self._spares: dict[str, torch.Tensor] = {}  # copies of the states' buffers for the latest snapshot
+        self._latest: Snapshot | None = None
+        self._parameters: dict[nn.Module, list[str]] = {}
+        self._handles: list = []
+        try:
+            self._add_hooks()
+        except BaseException:
+            self.detach()
+            raise
+
+    def __enter__(self) -> Probe:
+        if not self._handles:
+            raise RuntimeError("this probe is detached; call maxact.attach(model) again")
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.detach()
+
+    def detach(self) -> None:
+        """Remove all hooks; the states stay. Once is enough, twice does no harm."""
+        while self._handles:
+            self._handles.pop().remove()
+        self._leave()
+
+    @property
+    def states(self) -> dict[str, ProbeState]:
+        """The state of every site that has seen a tensor, in the order of the model."""
+        return {site.name: self._states[site.name] for site in self.site_map.sites if site.name in self._states}
+
+    def batch(self, attention_mask: torch.Tensor | None = None, sample_ids: torch.Tensor | None = None) -> None:
+        """Name the tokens of the next forward pass, and only of that one.
+
+        attention_mask: [B, S] or longer with a key-value cache; 0 or False hides a token. By default what the forward
+        pass is given. sample_ids: int64 [B], 0 to 2^31 - 1. By default rows are numbered as they arrive.
+
+        Raises ValueError or TypeError if they are not this.
+        """
+        if attention_mask is not None:
+            if not isinstance(attention_mask, torch.Tensor):
+                raise TypeError(f"attention_mask: {type(attention_mask).__name__}, expected a torch.Tensor")
+            if attention_mask.ndim != 2:
+                raise ValueError(f"attention_mask: shape {list(attention_mask.shape)}, expected [batch, tokens]")
+        if sample_ids is not None:
+            if not isinstance(sample_ids, torch.Tensor) or sample_ids.dtype is not torch.int64:
+                what = sample_ids.dtype if isinstance(sample_ids, torch.Tensor) else type(sample_ids).__name__
+                raise TypeError(f"sample_ids: {what}, expected an int64 tensor")
+            if sample_ids.ndim != 1:
+                raise ValueError(f"sample_ids: shape {list(sample_ids.shape)}, expected [batch]")
+            if sample_ids.device.type == "cpu" and ((sample_ids < 0) | (sample_ids >= 1 << 31)).any():
+                raise ValueError(f"sample_ids: {sample_ids.tolist()}, expected 0 to 2^31 - 1")
+        self._leave()
+        self._pending = (attention_mask, sample_ids)
+
+    def coverage(self) -> list[dict]:
+        """By kind of site: kind, expected (sites found in the model), fired, missing (names), note (why there are fewer)."""
+        rows = []
+        for kind, note in self.site_map.notes.items():
+            names = [site.name for site in self.site_map.sites if site.kind == kind]
+            missing = [name for name in names if name not in self._states]
+            row = dict(kind=kind, expected=len(names), fired=len(names) - len(missing), missing=missing, note=note)
+            rows.append(row)
+        return rows
+
+    def check(self) -> None:
+        """Raises RuntimeError, naming the sites, if there is one that has not seen a tensor."""
+        names = [site.name for site in self.site_map.sites]
+        missing = [name for name in names if name not in self._states]
+        if not missing:
+            return
+        if not self._next_sample:
+            raise RuntimeError(
+                f"no forward pass of {type(self.model).__name__} was seen; call the model, or its decoder, while attached"
+            )
+        shown = ", ".join(missing[:_SHOWN]) + (f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else "")
+        raise RuntimeError(
+            f"{len(missing)} of {len(names)} sites saw no tensor: {shown}; the forward pass went around these modules or "
+            "around their hooks (torch.compile does so)"
+        )
+
+    def run(self) -> Run:
+        """The run so far. Raises RuntimeError if a site has not seen a tensor."""
+        from .run import Run
+
+        self.check()
+        return Run.from_probe(self)
+
+    def snapshot(self) -> Snapshot:
+        """Keep everything as it is now, for `restore`. The copies go into the same memory each time."""
+        self._latest = None
+        with torch.inference_mode(False):
+            for name, state in self._states.items():
+                if name in self._spares:
+                    self._spares[name].copy_(state.buffer)
+                else:
+                    self._spares[name] = state.buffer.clone()
+        self._latest = Snapshot(tuple(self._states), self._next_sample, self._samples, self._pending)
+        return self._latest
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go back to the latest snapshot, bit for bit. Raises ValueError for any other: its copies are gone."""
+        if snapshot is not self._latest:
+            raise ValueError("snapshot: expected the latest of this probe; the copies of older ones are written over")
+        with torch.inference_mode(False):
+            for name in list(self._states):
+                if name in snapshot.names:
+                    self._states[name].buffer.copy_(self._spares[name])
+                else:
+                    del self._states[name]
+        self._next_sample, self._samples, self._pending = snapshot.next_sample, snapshot.samples, snapshot.pending
+        self._leave()
+
+    # On the hook path: nothing waits for the device, and nothing of a tensor's size is made.
+
+    def _add_hooks(self) -> None:
+        # The decoder may be called on its own, without the LM head, and so may what lies between it and the model.
+        names = self.site_map.decoder.split(".") if self.site_map.decoder else []
+        for i in range(len(names) + 1):
+            module = self.model.get_submodule(".".join(names[:i]))
+            self._parameters[module] = list(inspect.signature(module.forward).parameters)
+            self._handles.append(module.register_forward_pre_hook(self._enter, with_kwargs=True))
+            self._handles.append(module.register_forward_hook(self._leave_if_outermost, always_call=True))
+        for site in self.site_map.sites:
+            module = self.model.get_submodule(site.path)
+            if site.end == "input":
+                hook = module.register_forward_pre_hook(partial(self._see_input, site), with_kwargs=True)
+            else:
+                hook = module.register_forward_hook(partial(self._see_output, site))
+            self._handles.append(hook)
+
+    def _enter(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        if self._entered not in (None, module):
+            return  # inside the forward pass of an outer module, which knew the mask
+        self._leave()
+        given = dict(zip(self._parameters[module], args)) | kwargs
+        (mask, samples), self._pending = self._pending, (None, None)
+        self._tokens = self._name_tokens(given, mask, samples)
+        self._entered = module
+
+    def _leave_if_outermost(self, module: nn.Module, args: tuple, output) -> None:
+        if module is self._entered:
+            self._leave()
+
+    def _leave(self) -> None:
+        self._entered = self._tokens = None
+
+    def _see_input(self, site: Site, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        self._see(site, (*args, *kwargs.values()))
+
+    def _see_output(self, site: Site, module: nn.Module, args: tuple, output) -> None:
+        self._see(site, output)
+
+    def _see(self, site: Site, value) -> None:
+        """Fold the tensor, or the first of a tuple, into the site's state."""
+        if self._tokens is None:
+            return  # the module was called on its own, or again for the backward pass (gradient checkpointing)
+        x = value[0] if isinstance(value, (tuple, list)) and value else value
+        if not isinstance(x, torch.Tensor):
+            raise TypeError(f"{site.name}: {site.path} has a {type(x).__name__} as {site.end}, expected a tensor")
+        x = x.detach()
+        if site.first_half:
+            x = x[..., : x.shape[-1] // 2]
+        try:
+            mask, token_ids = self._tokens.like(x)
+            state = self._states.get(site.name)
+            if state is None:
+                with torch.inference_mode(False):  # else nobody could restore it outside inference mode
+                    state = ProbeState(x.shape[-1], x.dtype, x.device, **self._options)
+                self._states[site.name] = state
+            state.update(x, mask, token_ids)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{site.name}: {error}") from None
+
+    def _name_tokens(self, given: dict, mask: torch.Tensor | None, samples: torch.Tensor | None) -> _Tokens:
+        """The tokens of a forward pass with these arguments; `mask` and `samples` are from batch(), or None."""
+        name = "input_ids" if given.get("input_ids") is not None else "inputs_embeds"
+        inputs = given.get(name)
+        if inputs is None:
+            raise ValueError(f"input_ids: missing, as is inputs_embeds; the probe cannot tell the tokens of this forward pass")
+        if inputs.ndim < 2:
+            raise ValueError(f"{name}: shape {list(inputs.shape)}, expected [batch, tokens]")
+        n_rows, n_tokens = inputs.shape[:2]
+
+        if mask is None:
+            mask = given.get("attention_mask")
+            if mask is not None and not (isinstance(mask, torch.Tensor) and mask.ndim == 2):
+                what = f"a {mask.ndim}-D tensor" if isinstance(mask, torch.Tensor) else f"a {type(mask).__name__}"
+                raise ValueError(
+                    f"attention_mask: {what}, from which the probe cannot tell the padding; give it the 2-D mask with "
+                    "probe.batch(attention_mask, sample_ids) before this forward pass"
+                )
+        if mask is None:
+            cache = given.get("past_key_values")
+            n_cached = cache.get_seq_length() if hasattr(cache, "get_seq_length") else 0  # static caches hold a tensor
+            goes_on = isinstance(n_cached, torch.Tensor) or n_cached > 0
+            keep, positions = None, torch.arange(n_tokens, device=inputs.device) + n_cached  # [S]
+        else:
+            n_masked = mask.shape[1]
+            if len(mask) != n_rows or n_masked < n_tokens:
+                raise ValueError(
+                    f"attention_mask: shape {list(mask.shape)}, expected [{n_rows}, {n_tokens}] like {name}, or longer "
+                    "with a key-value cache"
+                )
+            goes_on = n_masked > n_tokens
+            keep = mask != 0
+            positions = (keep.cumsum(-1) - 1)[:, n_masked - n_tokens :]  # [B, S]
+            keep = keep[:, n_masked - n_tokens :].contiguous()
+
+        if samples is not None and len(samples) != n_rows:
+            raise ValueError(f"sample_ids: {len(samples)} of them, expected {n_rows} for the rows of {name}")
+        goes_on = goes_on and self._samples is not None and len(self._samples) == n_rows
+        if samples is None:
+            samples = self._samples if goes_on else torch.arange(self._next_sample, self._next_sample + n_rows)
+        if not goes_on:
+            self._next_sample += n_rows
+        self._samples = samples = _to(samples, positions.device)
+        return _Tokens(keep, ((samples[:, None] << 32) + positions).contiguous())
+
+
+class _Tokens:
+    """The tokens of one forward pass: which of them count, and their ids; on each device that asks."""
+
+    def __init__(self, mask: torch.Tensor | None, ids: torch.Tensor):
+        self._home = ids.device
+        self._on = {ids.device: (mask, ids)}  # [B, S] each; no mask: all count
+
+    def like(self, x: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """Mask and ids for a site's tensor [B, S, d] or [B * S, d], with its leading shape, on its device."""
+        if x.device not in self._on:
+            self._on[x.device] = tuple(None if t is None else _to(t, x.device) for t in self._on[self._home])
+        mask, ids = self._on[x.device]
+        if x.shape[:-1] == ids.shape:
+            return mask, ids
+        if x.shape[:-1] == (ids.numel(),):
+            return None if mask is None else mask.view(-1), ids.view(-1)
+        raise ValueError(
+            f"a tensor of shape {list(x.shape)}, expected [{ids.shape[0]}, {ids.shape[1]}, d] or [{ids.numel()}, d] like "
+            "the tokens of this forward pass"
+        )
+
+
+def _to(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    # Copies to a device are ordered before what it does next; the host must wait for copies to itself.
+    return tensor.to(device, non_blocking=device.type != "cpu")
+
+
+def _is_ours(hook) -> bool:
+    return isinstance(getattr(hook, "__self__", None), Probe)

@@ -1,0 +1,235 @@
+"""The whole job: a model and a corpus in, a Run out. Batches by tokens, masks the padding, survives interruption."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from typing import NamedTuple
+
+import torch
+
+from . import __version__
+from .corpus import Corpus, Encoded, Sample, encode, load_corpus
+from .hooks import Probe, attach
+from .run import Run
+
+
+class Progress(NamedTuple):
+    """What `on_progress` is told after a batch."""
+
+    n_tokens: int  # measured so far
+    n_tokens_total: int
+    seconds: float
+    M: float  # largest |x| so far, routers left out
+
+
+def measure(
+    model: torch.nn.Module,
+    tokenizer,
+    corpus: Corpus | str | Sequence[str] = "builtin",
+    *,
+    sites="default",
+    bos: bool = False,
+    special_tokens: bool = False,
+    chat_template: bool = False,
+    max_length: int = 2048,
+    tokens_per_batch: int = 8192,
+    topk: int = 100,
+    t_abs: float = 100.0,
+    t_ratio: float = 1000.0,
+    int8_per_token: bool = True,
+    backend: str | None = None,
+    provenance: dict | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
+) -> Run:
+    """Run a corpus through a model's decoder and measure every site of `sites`.
+
+    corpus: a Corpus, what `load_corpus` takes, or texts. bos, special_tokens, chat_template: what is put around each
+    text; by default nothing, as in arXiv 2605.15572. tokens_per_batch: padding included; halved when memory runs out.
+    on_progress is called after each batch, on_note with each sentence a user should read. Interrupted from the keyboard
+    it returns what whole batches gave, `run.partial` being True.
+
+    Raises ValueError for bad input, RuntimeError if a site never fired, torch.OutOfMemoryError if one sample is too large.
+    """
+    note = on_note or (lambda sentence: None)
+    if isinstance(corpus, str):
+        corpus = load_corpus(corpus)
+    elif not isinstance(corpus, Corpus):
+        corpus = Corpus.from_texts(corpus)
+    if tokens_per_batch < 1:
+        raise ValueError(f"tokens_per_batch: {tokens_per_batch}, expected at least 1")
+    encoded = encode(
+        corpus, tokenizer, max_length=max_length, special_tokens=special_tokens, bos=bos, chat_template=chat_template
+    )
+    _check_ids(encoded, model)
+    total = sum(len(e.ids) for e in encoded)
+
+    started, clock = datetime.now(timezone.utc), time.perf_counter()
+    device = model.get_input_embeddings().weight.device
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+    pending = deque(plan(encoded, tokens_per_batch))
+    done: list[int] = []
+    interrupted, smallest_budget = False, tokens_per_batch
+    options = dict(
+        topk=topk, t_abs=t_abs, t_ratio=t_ratio, int8_per_token=int8_per_token, n_samples=len(encoded), backend=backend
+    )
+    with attach(model, sites, **options) as probe, torch.inference_mode():
+        before = probe.snapshot()
+        try:
+            while pending:
+                batch = pending.popleft()
+                before = probe.snapshot()
+                try:
+                    _forward(decoder, probe, encoded, batch, device)
+                except (RuntimeError, MemoryError) as error:
+                    if not _out_of_memory(error):
+                        raise
+                    probe.restore(before)
+                    smallest_budget = _halve(pending, batch, encoded, error)
+                    note(f"A batch of {_padded(batch, encoded)} tokens did not fit in memory; going on with {smallest_budget}.")
+                    continue
+                done += batch
+                if on_progress:
+                    n_tokens = sum(len(encoded[i].ids) for i in done)
+                    on_progress(Progress(n_tokens, total, time.perf_counter() - clock, _largest(probe)))
+        except KeyboardInterrupt:
+            probe.restore(before)
+            interrupted = True
+    if not interrupted:
+        probe.check()
+    if not done:
+        raise KeyboardInterrupt
+
+    n_tokens = sum(len(encoded[i].ids) for i in done)
+    return Run.from_probe(
+        probe,
+        {
+            "maxact": __version__,
+            "created": started.isoformat(timespec="seconds"),
+            "partial": interrupted,
+            "model": {},
+            "site_set": sites if isinstance(sites, str) else list(sites),
+            "corpus": {
+                "name": corpus.name,
+                "digest": corpus.digest,
+                "n_unreadable": corpus.n_unreadable,
+                "n_truncated": sum(encoded[i].truncated for i in done),
+                "bos": bos,
+                "special_tokens": special_tokens,
+                "chat_template": chat_template,
+                "max_length": max_length,
+            },
+            "n_samples": len(done),
+            "n_tokens": n_tokens,
+            "samples": {
+                "measured": sorted(done) if interrupted else "all",
+                "domains": [e.domain for e in encoded],
+                "n_tokens": [len(e.ids) for e in encoded],
+            },
+            "mask_policy": "right padding, hidden by the attention mask, never counted",
+            "tokens_per_batch": smallest_budget,
+            "environment": environment(device, probe),
+            "wall_s": round(time.perf_counter() - clock, 3),
+            "token_text": _token_text(probe, encoded, tokenizer),
+        }
+        | (provenance or {}),
+    )
+
+
+def plan(encoded: list[Encoded], tokens_per_batch: int) -> list[list[int]]:
+    """Batches of sample indices, longest samples first, each at most tokens_per_batch with its padding (or one sample)."""
+    order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i].ids))
+    batches: list[list[int]] = []
+    for i in order:
+        if batches and len(encoded[batches[-1][0]].ids) * (len(batches[-1]) + 1) <= tokens_per_batch:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    return batches
+
+
+def environment(device: torch.device, probe: Probe | None = None) -> dict:
+    """Versions and hardware that a figure depends on; names no machine and no path."""
+    import transformers
+
+    values = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(),
+    }
+    if probe is not None and probe.states:
+        values["backend"] = ", ".join(sorted({state.backend.NAME for state in probe.states.values()}))
+    return values
+
+
+def _forward(decoder, probe: Probe, encoded: list[Encoded], batch: list[int], device: torch.device) -> None:
+    """One forward pass of the decoder, without the LM head, over samples padded on the right."""
+    width = len(encoded[batch[0]].ids)  # the longest comes first
+    ids = torch.zeros(len(batch), width, dtype=torch.long)
+    mask = torch.zeros(len(batch), width, dtype=torch.bool)
+    for row, i in enumerate(batch):
+        ids[row, : len(encoded[i].ids)] = torch.tensor(encoded[i].ids)
+        mask[row, : len(encoded[i].ids)] = True
+    ids, mask = ids.to(device), mask.to(device)
+    probe.batch(mask, torch.tensor(batch, device=device))
+    decoder(input_ids=ids, attention_mask=mask.long(), use_cache=False)
+
+
+def _halve(pending: deque, batch: list[int], encoded: list[Encoded], error: Exception) -> int:
+    """Cut this batch and all that are left to half the tokens; returns that budget."""
+    if len(batch) == 1:
+        n = len(encoded[batch[0]].ids)
+        raise torch.OutOfMemoryError(
+            f"a single sample of {n} tokens does not fit in memory; lower max_length (--max-length)"
+        ) from error
+    budget = max(_padded(batch, encoded) // 2, len(encoded[batch[0]].ids))
+    left = [i for b in (batch, *pending) for i in b]
+    pending.clear()
+    pending.extend([left[i] for i in part] for part in plan([encoded[i] for i in left], budget))
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return budget
+
+
+def _padded(batch: list[int], encoded: list[Encoded]) -> int:
+    return len(batch) * len(encoded[batch[0]].ids)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return "can't allocate memory" in str(error) or "not enough memory" in str(error)  # PyTorch's CPU allocators
+
+
+def _check_ids(encoded: list[Encoded], model) -> None:
+    """Token ids come from files: one outside the embedding would fail deep inside the model, or on the GPU in silence."""
+    n_rows = model.get_input_embeddings().weight.shape[0]
+    for e in encoded:
+        if min(e.ids) < 0 or max(e.ids) >= n_rows:
+            raise ValueError(f"corpus: sample {e.index} holds token id {max(e.ids)}, expected 0 to {n_rows - 1}")
+
+
+def _largest(probe: Probe) -> float:
+    peaks = [state.fields["absmax"] for name, state in probe.states.items() if not name.endswith("_moe_gate")]
+    return max((float(peak) for peak in peaks), default=0.0)
+
+
+def _token_text(probe: Probe, encoded: list[Encoded], tokenizer) -> dict[str, dict]:
+    """Id and text of every token that stands in a site's top-k, so that a run can be read without the corpus."""
+    found: dict[str, dict] = {}
+    for state in probe.states.values():
+        for token in state.fields["topk_token_ids"].unique().tolist():
+            sample, position = token >> 32, token & 0xFFFFFFFF
+            if 0 <= sample < len(encoded) and position < len(encoded[sample].ids):
+                id = encoded[sample].ids[position]
+                found.setdefault(f"{sample}:{position}", {"id": id, "text": tokenizer.decode([id])})
+    return found
+
+
+__all__ = ["Progress", "Sample", "environment", "measure", "plan"]

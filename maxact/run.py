@@ -1,0 +1,223 @@
+"""A run: the summaries of all sites of a model on a corpus, with where they come from. Needs no PyTorch."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import safetensors.numpy
+
+from maxact_kernels.fields import Options
+from maxact_kernels.storage import Arrays, pack, read_safetensors, unpack, write_atomically
+from maxact_kernels.summary import Summary
+
+SCHEMA = 1
+_MAX_JSON_BYTES = 1 << 28
+_MAX_NAME = 256
+
+
+class Place(NamedTuple):
+    """Where an element stands: its site, sample, position in the sample, feature, and signed value."""
+
+    site: str
+    sample: int
+    position: int
+    feature: int
+    value: float
+
+
+class Sites(Mapping):
+    """Summaries by site name, in the order of the model; made on look-up, so that many large sites cost little."""
+
+    def __init__(self, held: dict[str, tuple[Options, Arrays]]):
+        self._held = held
+
+    def __getitem__(self, name: str) -> Summary:
+        return Summary(*self._held[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._held)
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def held(self) -> Iterator[tuple[str, Options, Arrays]]:
+        for name, (options, arrays) in self._held.items():
+            yield name, options, arrays
+
+
+class Run:
+    """What a measurement knows. `sites`: {name: Summary}. `provenance`: a JSON-able dict, written to run.json as it is."""
+
+    def __init__(self, sites: Sites, provenance: dict):
+        self.sites = sites
+        self.provenance = provenance
+
+    @staticmethod
+    def from_probe(probe, provenance: dict | None = None) -> Run:
+        """A run from an attached probe's states; `provenance` says where the numbers come from."""
+        held = {name: (state.options, Arrays(state.host_arrays())) for name, state in probe.states.items()}
+        for name, (options, arrays) in held.items():
+            try:
+                Summary(options, arrays)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+        return Run(Sites(held), {"partial": False, "coverage": probe.coverage()} | (provenance or {}))
+
+    @property
+    def partial(self) -> bool:
+        """True if the measurement was interrupted: what was measured is right, but it is not the whole corpus."""
+        return bool(self.provenance.get("partial"))
+
+    @property
+    def M(self) -> float:  # noqa: N802
+        """Largest absmax over all sites but routers (arXiv 2605.15572, section 3); nan without any token."""
+        return max((self.sites[name].absmax for name in self._ranked_sites()), default=math.nan)
+
+    def peaks(self) -> list[Place]:
+        """Where M stands: every site that ties, each with the first of its elements that has it."""
+        M = self.M  # noqa: N806
+        return [place_of(name, self.sites[name], 0) for name in self._ranked_sites() if self.sites[name].absmax == M]
+
+    def _ranked_sites(self) -> list[str]:
+        return [name for name in self.sites if site_kind(name) != "moe_gate" and self.sites[name].n_elements]
+
+    def token_text(self, sample: int, position: int) -> str | None:
+        """The text of a token that stands in some site's top-k, if the run recorded it."""
+        token = self.provenance.get("token_text", {}).get(f"{sample}:{position}")
+        return token["text"] if isinstance(token, dict) and isinstance(token.get("text"), str) else None
+
+    def to_json(self) -> dict:
+        """run.json: the provenance and every site's single numbers; nan as null, infinities as strings."""
+        sites = {}
+        for name, options, arrays in self.sites.held():
+            summary = Summary(options, arrays)
+            sites[name] = {"options": options.to_json()} | summary.scalars() | {"topk": _topk_json(name, summary)}
+        return plain({"schema": SCHEMA, "M": self.M, "peaks": [p._asdict() for p in self.peaks()]} | self.provenance) | {
+            "sites": plain(sites)
+        }
+
+    def save(self, directory: str | os.PathLike, *, overwrite: bool = False) -> None:
+        """Write run.json and sites.safetensors into a new directory; it appears whole or not at all.
+
+        Raises FileExistsError if it exists and is not a run to overwrite, OSError if it cannot be written.
+        """
+        directory = Path(directory)
+        check_output(directory, overwrite)
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        temporary, old = (directory.with_name(f".{directory.name}-{os.getpid()}-{part}") for part in ("new", "old"))
+        temporary.mkdir()
+        try:
+            packed = {}
+            for name, options, arrays in self.sites.held():
+                whole = {field: arrays[field] for field in arrays}
+                packed |= {f"{name}/{field}": array for field, array in pack(options, whole).items()}
+            write_atomically(temporary / "sites.safetensors", safetensors.numpy.save(packed))
+            text = json.dumps(self.to_json(), indent=1, allow_nan=False, ensure_ascii=False)
+            write_atomically(temporary / "run.json", text.encode())
+            if directory.exists():
+                os.replace(directory, old)
+                os.replace(temporary, directory)
+                shutil.rmtree(old)
+            else:
+                os.replace(temporary, directory)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+    @staticmethod
+    def load(directory: str | os.PathLike) -> Run:
+        """Read a run directory; everything in it is checked. Raises OSError, or ValueError with the path and the fault."""
+        directory = Path(directory)
+        path = directory / "run.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"{directory}: not a run directory: it holds no run.json")
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise ValueError(f"{path}: {path.stat().st_size} bytes, expected at most {_MAX_JSON_BYTES}")
+        try:
+            record = json.loads(path.read_bytes())
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path}: not readable as JSON: {error}") from None
+        if not isinstance(record, dict) or not isinstance(record.get("schema"), int):
+            raise ValueError(f"{path}: expected an object with a schema number")
+        if record["schema"] != SCHEMA:
+            raise ValueError(
+                f"{path}: schema {record['schema']}, expected {SCHEMA}; read it with the version of maxact that wrote it "
+                f"or a later one (it was written by {str(record.get('maxact'))[:40]!r})"
+            )
+        sites = record.pop("sites", None)
+        if not isinstance(sites, dict) or not all(_is_name(name) and isinstance(s, dict) for name, s in sites.items()):
+            raise ValueError(f"{path}: sites: expected an object of named sites")
+
+        tables = directory / "sites.safetensors"
+        packed = {name: {} for name in sites}
+        for key, array in read_safetensors(tables)[0].items():
+            name, _, field = key.partition("/")
+            if name not in packed:
+                raise ValueError(f"{tables}: holds {key[:_MAX_NAME]!r}, of which run.json knows nothing")
+            packed[name][field] = array
+        held = {}
+        for name, site in sites.items():
+            try:
+                options = Options.from_json(site.get("options"))
+                held[name] = options, unpack(options, packed[name])
+                Summary(*held[name])
+            except ValueError as error:
+                raise ValueError(f"{directory}: site {name}: {error}") from None
+        record.pop("M", None), record.pop("peaks", None), record.pop("schema")
+        return Run(Sites(held), record)
+
+
+def check_output(directory: Path, overwrite: bool) -> None:
+    """Refuse, before any work, a place where a run cannot go. Raises FileExistsError."""
+    if not directory.exists():
+        return
+    if directory.is_dir() and ((directory / "run.json").is_file() or not any(directory.iterdir())):
+        if overwrite or not (directory / "run.json").exists():
+            return
+        raise FileExistsError(f"{directory}: holds a run already; name another directory or add --overwrite")
+    raise FileExistsError(f"{directory}: exists and is not a run directory; name another")
+
+
+def site_kind(name: str) -> str:
+    """`hidden` of `layer_3_hidden`; a site outside the layers is its own kind."""
+    match = re.fullmatch(r"layer_\d+_(?:expert_\d+_)?(.+)", name)
+    return match[1] if match else name
+
+
+def site_layer(name: str) -> int | None:
+    match = re.match(r"layer_(\d{1,9})_", name)
+    return int(match[1]) if match else None
+
+
+def place_of(site: str, summary: Summary, rank: int) -> Place:
+    """The place of the element at this rank of a site's top-k; the halves of a token id are sample and position."""
+    top = summary.topk
+    token = int(top.token_ids[rank])
+    return Place(site, token >> 32, token & 0xFFFFFFFF, int(top.features[rank]), float(top.values[rank]))
+
+
+def _topk_json(name: str, summary: Summary) -> list[dict]:
+    places = (place_of(name, summary, rank) for rank in range(min(5, len(summary.topk.values))))
+    return [{key: value for key, value in place._asdict().items() if key != "site"} for place in places]
+
+
+def plain(value):
+    """The same for JSON, which has no nan (null) and no infinities ("inf")."""
+    if isinstance(value, dict):
+        return {key: plain(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else ("inf" if value > 0 else "-inf")
+    return value
+
+
+def _is_name(name: str) -> bool:
+    return 0 < len(name) <= _MAX_NAME and name.isprintable() and "/" not in name

@@ -1,0 +1,200 @@
+"""A run as text for a terminal: M and its place, a table over layers, a picture of absmax against depth."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from maxact_kernels.summary import Summary
+
+from .run import Place, Run, place_of, site_kind, site_layer
+
+# Largest finite value of each format: IEEE 754 half precision; OCP 8-bit floating point, revision 1.0.
+LIMITS = {"fp16": 65504.0, "fp8_e4m3": 448.0}
+_PICTURE_ROWS = 8
+_EIGHTHS = " ▁▂▃▄▅▆▇█"
+
+
+def print_run(run: Run, console: Console, kind: str = "hidden") -> None:
+    """Print a run; `kind` chooses the sites of the table and the picture. ValueError if the run has none of them."""
+    layers = {site_layer(name): name for name in run.sites if site_kind(name) == kind and site_layer(name) is not None}
+    if not layers:
+        kinds = sorted({site_kind(name) for name in run.sites if site_layer(name) is not None})
+        raise ValueError(f"kind: {kind!r} was not measured in this run, expected one of {', '.join(kinds)}")
+    for line in _heading(run):
+        console.print(line)
+    console.print()
+    console.print(_layer_table(run, layers))
+    console.print()
+    for line in _picture([run.sites[name].absmax for name in layers.values()], f"absmax of {kind} against depth"):
+        console.print(line)
+
+
+def _heading(run: Run) -> list[str]:
+    p, model, corpus = run.provenance, run.provenance.get("model", {}), run.provenance.get("corpus", {})
+    around = [name for name in ("bos", "special_tokens", "chat_template") if corpus.get(name)]
+    lines = [
+        f"{safe(model.get('model_id', 'model'))} · {safe(model.get('dtype', '?'))} · corpus {safe(corpus.get('name', '?'))}"
+        f" · {number(p.get('n_samples'))} samples · {number(p.get('n_tokens'))} tokens"
+        f" · {' and '.join(around).replace('_', ' ') or 'no special tokens'}"
+    ]
+    if run.partial:
+        lines.append("PARTIAL: the measurement was interrupted; this is not the whole corpus.")
+    lines.append(f"M = {number(run.M)}")
+    peaks = run.peaks()
+    for place, names in _group(peaks).items():
+        lines.append(f"  at {_ranges(names)}: {_describe(run, place)}")
+    bad = [name for name in run.sites if run.sites[name].n_nan or run.sites[name].n_inf]
+    if bad:
+        first = run.sites[bad[0]]
+        lines.append(
+            f"NOT FINITE: {len(bad)} sites hold nan or inf, first {safe(bad[0])} ({number(first.n_nan)} nan, "
+            f"{number(first.n_inf)} inf); every figure is over the finite elements."
+        )
+    if math.isfinite(run.M) and run.M > 0:
+        room = ", ".join(
+            f"{name} {limit / run.M:.3g}x {'below' if limit >= run.M else 'OVER'} its limit {number(limit)}"
+            for name, limit in LIMITS.items()
+        )
+        lines.append(f"Without a scale M is: {room}")
+    massive = sum(run.sites[name].n_massive_tokens for name in run.sites if site_kind(name) == "hidden")
+    where = [name for name in run.sites if site_kind(name) == "hidden" and run.sites[name].n_massive_tokens]
+    lines.append(
+        f"Massive activations (|x| > 100 and > 1000 medians): {number(massive)} tokens in {_ranges(where)}"
+        if where
+        else "Massive activations (|x| > 100 and > 1000 medians): none in the residual stream"
+    )
+    return lines
+
+
+def _group(peaks: list[Place]) -> dict[Place, list[str]]:
+    """Tied sites by the element they share: a value that the residual stream carries on stands in many."""
+    groups: dict[tuple, list[Place]] = {}
+    for place in peaks:
+        groups.setdefault(place[1:], []).append(place)
+    return {places[0]: [p.site for p in places] for places in groups.values()}
+
+
+def _describe(run: Run, place: Place) -> str:
+    text = run.token_text(place.sample, place.position)
+    token = f" {safe(text)}" if text is not None else ""
+    return f"{number(place.value)} · token{token} at position {place.position} of sample {place.sample} · channel {place.feature}"
+
+
+def _ranges(names: list[str]) -> str:
+    """layer_11_hidden … layer_27_hidden (17 sites)"""
+    if len(names) <= 2:
+        return " and ".join(safe(name) for name in names)
+    return f"{safe(names[0])} … {safe(names[-1])} ({len(names)} sites)"
+
+
+def _layer_table(run: Run, layers: dict[int, str]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in (
+        "layer", "absmax", "channel", "position", "ratio", "massive", "q0.999", "INT-8 max", "INT-8 q0.999", "per token"
+    ):  # fmt: skip
+        table.add_column(heading, justify="right")
+    for layer, name in layers.items():
+        table.add_row(str(layer), *_layer_row(name, run.sites[name]))
+    table.caption = (
+        "ratio: largest m_t / median of a token · massive: tokens that pass the Sun test\n"
+        "INT-8: SQNR in dB, one scale at absmax, one at the 0.999 quantile, one per token"
+    )
+    table.caption_justify = "left"
+    return table
+
+
+def _layer_row(name: str, summary: Summary) -> list[str]:
+    if not summary.n_elements:
+        return ["nothing"] + [""] * 8
+    place = place_of(name, summary, 0)
+    return [
+        number(summary.absmax),
+        str(place.feature),
+        str(place.position),
+        number(summary.ratio_max),
+        number(summary.n_massive_tokens),
+        number(summary.quantile(0.999)),
+        decibel(summary.quantization_error("int8", "max").sqnr_db),
+        decibel(summary.quantization_error("int8", "q0.999").sqnr_db),
+        decibel(summary.int8_per_token.sqnr_db) if summary.options.int8_per_token else "",
+    ]
+
+
+def tensor_table(found: list[tuple[str, tuple[int, ...], str, Summary | str]]) -> Table:
+    """The tensors of a file, as `tensor_file.summaries` gives them."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("tensor", "shape", "dtype"):
+        table.add_column(heading)
+    for heading in ("absmax", "at [token, feature]", "ratio", "massive", "q0.999", "INT-8 max", "INT-8 q0.999", "nan/inf"):
+        table.add_column(heading, justify="right")
+    for name, shape, dtype, summary in found:
+        row = [safe(name), safe("x".join(map(str, shape)) or "scalar"), safe(dtype)]
+        if isinstance(summary, str):
+            table.add_row(*row, summary)
+        elif summary.n_elements:
+            table.add_row(
+                *row,
+                number(summary.absmax),
+                f"[{summary.topk.token_ids[0]}, {summary.topk.features[0]}]",
+                number(summary.ratio_max),
+                number(summary.n_massive_tokens),
+                number(summary.quantile(0.999)),
+                decibel(summary.quantization_error("int8", "max").sqnr_db),
+                decibel(summary.quantization_error("int8", "q0.999").sqnr_db),
+                f"{summary.n_nan:,}/{summary.n_inf:,}",
+            )
+        else:
+            table.add_row(*row, *["–"] * 7, f"{summary.n_nan:,}/{summary.n_inf:,}")
+    return table
+
+
+def _picture(values: list[float], title: str) -> list[str]:
+    """Columns on a log axis, one a layer, in eighths of a character."""
+    logs = [math.log10(v) if v > 0 else None for v in values]
+    known = [v for v in logs if v is not None]
+    if not known:
+        return [f"{title}: all zero"]
+    low, high = math.floor(min(known)), max(math.ceil(max(known)), math.floor(min(known)) + 1)
+    heights = [0 if v is None else max(1, round((v - low) / (high - low) * _PICTURE_ROWS * 8)) for v in logs]
+    width = 2 if len(values) <= 48 else 1
+    lines = [f"{title} (log scale)"]
+    for row in reversed(range(_PICTURE_ROWS)):
+        axis = ""
+        for power in range(low, high + 1):
+            if round((power - low) / (high - low) * (_PICTURE_ROWS - 1)) == row:
+                axis = number(10.0**power)
+        cells = "".join(_EIGHTHS[min(8, max(0, h - row * 8))] * width for h in heights)
+        lines.append(f"{axis:>10} ┤{cells}")
+    lines.append(" " * 11 + "└" + "─" * (width * len(values)))
+    last = str(len(values) - 1)
+    lines.append(" " * 12 + "0" + last.rjust(width * len(values) - 1))
+    return lines
+
+
+def number(value) -> str:
+    """A count or a magnitude for people: 24,929 · 3.062 · 0.000122."""
+    if value is None or isinstance(value, float) and math.isnan(value):
+        return "–"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float) and math.isfinite(value):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return safe(value)
+
+
+def decibel(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.1f}"
+
+
+def safe(value) -> str:
+    """Text from a model, a file or a corpus, so that a terminal shows it and obeys none of it; cut to 80 characters."""
+    text = str(value)
+    if re.fullmatch(r"[\w./:+@ -]{1,80}", text, re.ASCII) and text == text.strip():
+        return text
+    shown = repr(text[:80])
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in shown) + ("…" if len(text) > 80 else "")
