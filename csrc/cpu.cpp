@@ -39,7 +39,8 @@ struct Worker {
   std::vector<uint32_t> channel;    // per-feature maxima, in the element type's bits
   std::vector<uint32_t> magnitudes;  // of the current row
   std::vector<RowFacts> facts;
-  uint32_t median_guess = 0, absmax_seen = 0;
+  int64_t median_offset = 0;  // of the last row: its median less its mean magnitude, near the same for the next
+  uint32_t absmax_seen = 0;
 };
 
 CpuProbe::CpuProbe(const Fields& fields, const Options& options, Dtype dtype)
@@ -71,16 +72,16 @@ class RowProbe {
   RowFacts finite_row(const Bits* x, int64_t id, Bits largest) {
     const loops::Scan scan = Loops::scan(x, o_.d, magnitudes_, channel_);
     if (counts_) loops::count<T>(magnitudes_, o_.d, counts_);
-    const Bits median = Loops::lower_median(magnitudes_, o_.d, largest, static_cast<Bits>(w_.median_guess));
-    w_.median_guess = median;
+    const Bits median = Loops::lower_median(magnitudes_, o_.d, largest, scan.mean_magnitude + w_.median_offset);
+    w_.median_offset = median - scan.mean_magnitude;
 
     RowFacts facts{};
     const float absmax = bits_float(T::wide(largest)), med = bits_float(T::wide(median));
     facts.token = {absmax, med, absmax / med, id};
     facts.n_zero = scan.n_zero, facts.highest = scan.highest, facts.lowest = scan.lowest, facts.sum = scan.sum;
     facts.first_nonfinite = -1;
-    if (is_massive(o_, facts.token)) {
-      const float floor = std::max(o_.t_abs, o_.t_ratio * med);
+    // Not is_massive(): this product and its quotient can round to different sides.
+    if (const float floor = std::max(o_.t_abs, o_.t_ratio * med); absmax > floor) {
       for (int64_t j = 0; j < o_.d; ++j) facts.n_massive_elements += bits_float(T::wide(magnitudes_[j])) > floor;
     }
     if (int8_ && largest) facts.int8 = Loops::int8_sums(x, o_.d, absmax);

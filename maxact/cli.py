@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import tempfile
@@ -18,6 +19,9 @@ app = typer.Typer(
     help="How large the activations inside a language model get, where, and what that means for low-bit formats.",
 )
 
+# Click's, or that of the copy of click inside newer versions of typer.
+UsageError = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -27,7 +31,7 @@ def measure(
     corpus: Annotated[str, typer.Option(help="builtin, a .txt or .jsonl file, or hf:DATASET.")] = "builtin",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Run directory [runs/MODEL].")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a run that is there.")] = False,
-    sites: Annotated[str, typer.Option(help="default, gemm, or a pattern such as 'layer_*_hidden'.")] = "default",
+    sites: Annotated[str, typer.Option(help="default, gemm, or names and patterns: 'layer_*_hidden,layer_3_*'.")] = "default",
     bos: Annotated[bool, typer.Option("--bos", help="Put the BOS token before each sample.")] = False,
     special_tokens: Annotated[bool, typer.Option("--special-tokens", help="The tokenizer's own special tokens.")] = False,
     chat_template: Annotated[bool, typer.Option("--chat-template", help="Each sample as a user turn.")] = False,
@@ -55,10 +59,12 @@ def measure(
     from . import corpus as corpora
     from .measurement import measure as run_measurement
     from .models import load_model
+    from .sites import SETS
 
     texts = corpora.load_corpus(corpus, limit=limit)
     if texts.n_unreadable:
-        _note(f"{texts.n_unreadable} lines of the corpus could not be used, the first: {texts.first_fault}")
+        lines = "1 line" if texts.n_unreadable == 1 else f"{texts.n_unreadable:,} lines"
+        _note(f"{lines} of the corpus could not be used, the first: {texts.first_fault}")
     loaded = load_model(
         model,
         dtype=dtype,
@@ -73,7 +79,7 @@ def measure(
             loaded.model,
             loaded.tokenizer,
             texts,
-            sites=sites,
+            sites=sites if sites in SETS else sites.split(","),
             bos=bos,
             special_tokens=special_tokens,
             chat_template=chat_template,
@@ -151,15 +157,21 @@ def doctor(as_json: AsJson = False) -> None:
 def main() -> None:
     """Run the command line; what is foreseeable becomes one sentence and exit code 2."""
     try:
-        app()
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
+    except UsageError as error:
+        error.show()
+        code = error.exit_code
+    except BrokenPipeError:  # a pager that was left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
     except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
-        if isinstance(error, BrokenPipeError):
-            sys.exit(0)
         print(f"maxact: {_sentence(error)}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
+        code = 2
+    except (KeyboardInterrupt, typer.Abort):
         print("maxact: interrupted before anything was measured; nothing was written.", file=sys.stderr)
-        sys.exit(130)
+        code = 130
+    sys.exit(code)
 
 
 def _sentence(error: BaseException) -> str:

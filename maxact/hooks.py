@@ -144,7 +144,7 @@ class Probe:
         self._pending = (attention_mask, sample_ids)
 
     def coverage(self) -> list[dict]:
-        """By kind of site: kind, expected (sites found in the model), fired, missing (names), note (why there are fewer)."""
+        """A row a kind: kind, expected (sites found), fired, missing (their names), note (why layers have none)."""
         rows = []
         for kind, note in self.site_map.notes.items():
             names = [site.name for site in self.site_map.sites if site.kind == kind]
@@ -161,12 +161,12 @@ class Probe:
             return
         if not self._next_sample:
             raise RuntimeError(
-                f"no forward pass of {type(self.model).__name__} was seen; call the model, or its decoder, while attached"
+                f"no forward pass of {type(self.model).__name__} was seen; call the model or its decoder while attached"
             )
         shown = ", ".join(missing[:_SHOWN]) + (f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else "")
         raise RuntimeError(
-            f"{len(missing)} of {len(names)} sites saw no tensor: {shown}; the forward pass went around these modules or "
-            "around their hooks (torch.compile does so)"
+            f"{len(missing)} of {len(names)} sites saw no tensor: {shown}; the forward pass went around these modules "
+            "or around their hooks (torch.compile does so)"
         )
 
     def run(self) -> Run:
@@ -179,7 +179,7 @@ class Probe:
     def snapshot(self) -> Snapshot:
         """Keep everything as it is now, for `restore`. The copies go into the same memory each time."""
         self._latest = None
-        with torch.inference_mode(False):
+        with torch.inference_mode(False):  # a copy made in inference mode could not be written over outside it
             for name, state in self._states.items():
                 if name in self._spares:
                     self._spares[name].copy_(state.buffer)
@@ -192,12 +192,11 @@ class Probe:
         """Go back to the latest snapshot, bit for bit. Raises ValueError for any other: its copies are gone."""
         if snapshot is not self._latest:
             raise ValueError("snapshot: expected the latest of this probe; the copies of older ones are written over")
-        with torch.inference_mode(False):
-            for name in list(self._states):
-                if name in snapshot.names:
-                    self._states[name].buffer.copy_(self._spares[name])
-                else:
-                    del self._states[name]
+        for name in list(self._states):
+            if name in snapshot.names:
+                self._states[name].buffer.copy_(self._spares[name])
+            else:
+                del self._states[name]
         self._next_sample, self._samples, self._pending = snapshot.next_sample, snapshot.samples, snapshot.pending
         self._leave()
 
@@ -223,7 +222,7 @@ class Probe:
         if self._entered not in (None, module):
             return  # inside the forward pass of an outer module, which knew the mask
         self._leave()
-        given = dict(zip(self._parameters[module], args)) | kwargs
+        given = dict(zip(self._parameters[module], args, strict=False)) | kwargs
         (mask, samples), self._pending = self._pending, (None, None)
         self._tokens = self._name_tokens(given, mask, samples)
         self._entered = module
@@ -248,16 +247,13 @@ class Probe:
         x = value[0] if isinstance(value, (tuple, list)) and value else value
         if not isinstance(x, torch.Tensor):
             raise TypeError(f"{site.name}: {site.path} has a {type(x).__name__} as {site.end}, expected a tensor")
-        x = x.detach()
         if site.first_half:
             x = x[..., : x.shape[-1] // 2]
         try:
             mask, token_ids = self._tokens.like(x)
             state = self._states.get(site.name)
             if state is None:
-                with torch.inference_mode(False):  # else nobody could restore it outside inference mode
-                    state = ProbeState(x.shape[-1], x.dtype, x.device, **self._options)
-                self._states[site.name] = state
+                state = self._states[site.name] = ProbeState(x.shape[-1], x.dtype, x.device, **self._options)
             state.update(x, mask, token_ids)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{site.name}: {error}") from None
@@ -267,7 +263,7 @@ class Probe:
         name = "input_ids" if given.get("input_ids") is not None else "inputs_embeds"
         inputs = given.get(name)
         if inputs is None:
-            raise ValueError(f"input_ids: missing, as is inputs_embeds; the probe cannot tell the tokens of this forward pass")
+            raise ValueError("input_ids: missing, as is inputs_embeds; one of them must say what the tokens are")
         if inputs.ndim < 2:
             raise ValueError(f"{name}: shape {list(inputs.shape)}, expected [batch, tokens]")
         n_rows, n_tokens = inputs.shape[:2]
@@ -301,7 +297,8 @@ class Probe:
             raise ValueError(f"sample_ids: {len(samples)} of them, expected {n_rows} for the rows of {name}")
         goes_on = goes_on and self._samples is not None and len(self._samples) == n_rows
         if samples is None:
-            samples = self._samples if goes_on else torch.arange(self._next_sample, self._next_sample + n_rows)
+            first = self._next_sample
+            samples = self._samples if goes_on else torch.arange(first, first + n_rows, device=positions.device)
         if not goes_on:
             self._next_sample += n_rows
         self._samples = samples = _to(samples, positions.device)
@@ -325,8 +322,8 @@ class _Tokens:
         if x.shape[:-1] == (ids.numel(),):
             return None if mask is None else mask.view(-1), ids.view(-1)
         raise ValueError(
-            f"a tensor of shape {list(x.shape)}, expected [{ids.shape[0]}, {ids.shape[1]}, d] or [{ids.numel()}, d] like "
-            "the tokens of this forward pass"
+            f"a tensor of shape {list(x.shape)}, expected [{ids.shape[0]}, {ids.shape[1]}, d] or [{ids.numel()}, d] "
+            "like the tokens of this forward pass"
         )
 
 

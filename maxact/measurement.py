@@ -6,13 +6,13 @@ import platform
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 import torch
 
 from . import __version__
-from .corpus import Corpus, Encoded, Sample, encode, load_corpus
+from .corpus import Corpus, Encoded, encode, load_corpus
 from .hooks import Probe, attach
 from .run import Run
 
@@ -63,41 +63,53 @@ def measure(
     if tokens_per_batch < 1:
         raise ValueError(f"tokens_per_batch: {tokens_per_batch}, expected at least 1")
     encoded = encode(
-        corpus, tokenizer, max_length=max_length, special_tokens=special_tokens, bos=bos, chat_template=chat_template
+        corpus,
+        tokenizer,
+        max_length=max_length,
+        special_tokens=special_tokens,
+        bos=bos,
+        chat_template=chat_template,
+        n_ids=model.get_input_embeddings().weight.shape[0],
     )
-    _check_ids(encoded, model)
+    if encoded.n_unreadable:
+        note(f"{encoded.n_unreadable} samples are left out, the first at {encoded.first_fault}.")
     total = sum(len(e.ids) for e in encoded)
 
-    started, clock = datetime.now(timezone.utc), time.perf_counter()
+    started, clock = datetime.now(UTC), time.perf_counter()
     device = model.get_input_embeddings().weight.device
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
     pending = deque(plan(encoded, tokens_per_batch))
     done: list[int] = []
     interrupted, smallest_budget = False, tokens_per_batch
     options = dict(
-        topk=topk, t_abs=t_abs, t_ratio=t_ratio, int8_per_token=int8_per_token, n_samples=len(encoded), backend=backend
+        topk=topk, t_abs=t_abs, t_ratio=t_ratio, int8_per_token=int8_per_token, n_samples=len(corpus.samples), backend=backend
     )
     with attach(model, sites, **options) as probe, torch.inference_mode():
-        before = probe.snapshot()
+        in_batch = False  # between batches the states are whole, wherever an interruption strikes
         try:
             while pending:
-                batch = pending.popleft()
+                batch, n_done = pending.popleft(), len(done)
                 before = probe.snapshot()
+                in_batch = True
                 try:
                     _forward(decoder, probe, encoded, batch, device)
                 except (RuntimeError, MemoryError) as error:
                     if not _out_of_memory(error):
                         raise
                     probe.restore(before)
+                    in_batch = False
                     smallest_budget = _halve(pending, batch, encoded, error)
                     note(f"A batch of {_padded(batch, encoded)} tokens did not fit in memory; going on with {smallest_budget}.")
                     continue
                 done += batch
+                in_batch = False
                 if on_progress:
                     n_tokens = sum(len(encoded[i].ids) for i in done)
                     on_progress(Progress(n_tokens, total, time.perf_counter() - clock, _largest(probe)))
         except KeyboardInterrupt:
-            probe.restore(before)
+            if in_batch:
+                probe.restore(before)
+                del done[n_done:]
             interrupted = True
     if not interrupted:
         probe.check()
@@ -116,7 +128,8 @@ def measure(
             "corpus": {
                 "name": corpus.name,
                 "digest": corpus.digest,
-                "n_unreadable": corpus.n_unreadable,
+                "n_unreadable": corpus.n_unreadable + encoded.n_unreadable,
+                "n_empty": encoded.n_empty,
                 "n_truncated": sum(encoded[i].truncated for i in done),
                 "bos": bos,
                 "special_tokens": special_tokens,
@@ -125,11 +138,10 @@ def measure(
             },
             "n_samples": len(done),
             "n_tokens": n_tokens,
-            "samples": {
-                "measured": sorted(done) if interrupted else "all",
-                "domains": [e.domain for e in encoded],
-                "n_tokens": [len(e.ids) for e in encoded],
-            },
+            "samples": [
+                {"index": encoded[i].index, "domain": encoded[i].domain, "n_tokens": len(encoded[i].ids)}
+                for i in sorted(done)
+            ],
             "mask_policy": "right padding, hidden by the attention mask, never counted",
             "tokens_per_batch": smallest_budget,
             "environment": environment(device, probe),
@@ -177,7 +189,7 @@ def _forward(decoder, probe: Probe, encoded: list[Encoded], batch: list[int], de
         ids[row, : len(encoded[i].ids)] = torch.tensor(encoded[i].ids)
         mask[row, : len(encoded[i].ids)] = True
     ids, mask = ids.to(device), mask.to(device)
-    probe.batch(mask, torch.tensor(batch, device=device))
+    probe.batch(mask, torch.tensor([encoded[i].index for i in batch], device=device))
     decoder(input_ids=ids, attention_mask=mask.long(), use_cache=False)
 
 
@@ -207,14 +219,6 @@ def _out_of_memory(error: Exception) -> bool:
     return "can't allocate memory" in str(error) or "not enough memory" in str(error)  # PyTorch's CPU allocators
 
 
-def _check_ids(encoded: list[Encoded], model) -> None:
-    """Token ids come from files: one outside the embedding would fail deep inside the model, or on the GPU in silence."""
-    n_rows = model.get_input_embeddings().weight.shape[0]
-    for e in encoded:
-        if min(e.ids) < 0 or max(e.ids) >= n_rows:
-            raise ValueError(f"corpus: sample {e.index} holds token id {max(e.ids)}, expected 0 to {n_rows - 1}")
-
-
 def _largest(probe: Probe) -> float:
     peaks = [state.fields["absmax"] for name, state in probe.states.items() if not name.endswith("_moe_gate")]
     return max((float(peak) for peak in peaks), default=0.0)
@@ -222,14 +226,13 @@ def _largest(probe: Probe) -> float:
 
 def _token_text(probe: Probe, encoded: list[Encoded], tokenizer) -> dict[str, dict]:
     """Id and text of every token that stands in a site's top-k, so that a run can be read without the corpus."""
+    by_index = {e.index: e.ids for e in encoded}
     found: dict[str, dict] = {}
     for state in probe.states.values():
         for token in state.fields["topk_token_ids"].unique().tolist():
             sample, position = token >> 32, token & 0xFFFFFFFF
-            if 0 <= sample < len(encoded) and position < len(encoded[sample].ids):
-                id = encoded[sample].ids[position]
+            if position < len(by_index.get(sample, ())):
+                id = by_index[sample][position]
                 found.setdefault(f"{sample}:{position}", {"id": id, "text": tokenizer.decode([id])})
     return found
 
-
-__all__ = ["Progress", "Sample", "environment", "measure", "plan"]

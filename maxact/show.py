@@ -14,7 +14,7 @@ from maxact_kernels.summary import Summary
 from .run import Place, Run, place_of, site_kind, site_layer
 
 # Largest finite value of each format: IEEE 754 half precision; OCP 8-bit floating point, revision 1.0.
-LIMITS = {"fp16": 65504.0, "fp8_e4m3": 448.0}
+LIMITS = {"fp16": 65504.0, "FP8 E4M3": 448.0}
 _PICTURE_ROWS = 8
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
 
@@ -56,11 +56,8 @@ def _heading(run: Run) -> list[str]:
             f"{number(first.n_inf)} inf); every figure is over the finite elements."
         )
     if math.isfinite(run.M) and run.M > 0:
-        room = ", ".join(
-            f"{name} {limit / run.M:.3g}x {'below' if limit >= run.M else 'OVER'} its limit {number(limit)}"
-            for name, limit in LIMITS.items()
-        )
-        lines.append(f"Without a scale M is: {room}")
+        room = [f"{_factor(run.M, limit)} {number(limit)}, the largest {name}" for name, limit in LIMITS.items()]
+        lines.append(f"Without a scale M is {' and '.join(room)}.")
     massive = sum(run.sites[name].n_massive_tokens for name in run.sites if site_kind(name) == "hidden")
     where = [name for name in run.sites if site_kind(name) == "hidden" and run.sites[name].n_massive_tokens]
     lines.append(
@@ -69,6 +66,10 @@ def _heading(run: Run) -> list[str]:
         else "Massive activations (|x| > 100 and > 1000 medians): none in the residual stream"
     )
     return lines
+
+
+def _factor(value: float, limit: float) -> str:
+    return f"{limit / value:.3g}x below" if value <= limit else f"{value / limit:.3g}x over"
 
 
 def _group(peaks: list[Place]) -> dict[Place, list[str]]:

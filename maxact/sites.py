@@ -193,8 +193,8 @@ class _Look:
                 if path.rpartition(".")[2] == name:
                     return self._checked(path, layers)
         raise ValueError(
-            f"{type(self.model).__name__}: no layers found; looked in {type(self.decoder).__name__} for a ModuleList of the "
-            f"class that _can_record_outputs names, then for one named {', '.join(NAMES['layers'])}"
+            f"{type(self.model).__name__}: no layers found; looked in {type(self.decoder).__name__} for a ModuleList "
+            f"of the class that _can_record_outputs names, then for one named {', '.join(NAMES['layers'])}"
         )
 
     def _checked(self, path: str, layers: nn.ModuleList) -> tuple[str, nn.ModuleList]:
@@ -206,8 +206,8 @@ class _Look:
                 # More is right: some remote code appends layers for multi-token prediction.
                 if len(layers) < expected:
                     raise ValueError(
-                        f"{type(self.model).__name__}: {len(layers)} layers found in {path}, but config.{name} is {expected}; "
-                        "if layers were taken out on purpose, set the config to match"
+                        f"{type(self.model).__name__}: {len(layers)} layers found in {path}, but config.{name} is "
+                        f"{expected}; if layers were taken out on purpose, set the config to match"
                     )
                 break
         return path, layers

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import torch
 
 from .layout import rows
@@ -13,10 +15,10 @@ DEVICE_TYPES = ("cpu",)
 def unavailable() -> str | None:
     """Why this backend cannot run here, or None."""
     try:
-        from . import _cpu  # noqa: F401
+        importlib.import_module(f"{__package__}._cpu")
+    except ModuleNotFoundError:
+        return "the cpu backend was not built: install a C++17 compiler (Debian: g++) and install maxact again"
     except ImportError as error:
-        if error.name and error.name.endswith("_cpu"):
-            return "the cpu backend was not built: install a C++17 compiler (Debian: g++) and install maxact again"
         return f"the cpu backend cannot be loaded ({error}): install maxact again on this machine"
     return None
 

@@ -25,6 +25,7 @@ EXPONENT_MIN, N_EXPONENTS = -384, 704
 
 DTYPES = ("bfloat16", "float16", "float32")
 NO_TOKEN = 2**63 - 1
+FLOAT32_MAX = 2.0**128 - 2.0**104
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ class Options:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise TypeError(f"{name}: {value!r}, expected a number")
-            if not (0 <= value < math.inf):
-                raise ValueError(f"{name}: {value!r}, expected a finite number of at least 0")
+            if not 0 <= value <= FLOAT32_MAX:
+                raise ValueError(f"{name}: {value!r}, expected a finite float32 of at least 0")
         for name in ("counts", "medians", "int8_per_token"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name}: {getattr(self, name)!r}, expected True or False")

@@ -74,7 +74,7 @@ def error_of(fmt: str, threshold: float, low: np.ndarray, high: np.ndarray, n: n
         rel_rmse=_ratio(math.sqrt(noise), math.sqrt(signal)),
         rel_mae=_ratio(math.fsum(n * error), math.fsum(n * x)),
         clip_rate=_ratio(int(n[x > threshold].sum()), total),
-        zeroed=_ratio(int(n[(x > 0) & (x <= levels[1] * threshold / 2)].sum()), nonzero),
+        zeroed=_ratio(int(n[(x > 0) & ((x <= levels[1] * threshold / 2) | (threshold == 0))].sum()), nonzero),
         scale=threshold / top,
         threshold=threshold,
         exact=exact,

@@ -78,7 +78,7 @@ def unpack(options: Options, packed: dict[str, np.ndarray]) -> Arrays:
         if field.rule == "sum" and size >= _SPARSE:
             index = take(field.name + ".index", "int32", None)
             value = take(field.name + ".value", "int64", index.shape)
-            if index.size and (index[0] < 0 or index[-1] >= size or (np.diff(index) <= 0).any()):
+            if index.size and (index[0] < 0 or index[-1] >= size or (index[1:] <= index[:-1]).any()):
                 raise ValueError(f"{field.name}.index: expected increasing numbers from 0 to {size - 1}")
             arrays[field.name] = index, value, field.shape
         else:
@@ -103,7 +103,7 @@ def load_state(path: str | os.PathLike) -> tuple[Options, Arrays]:
     try:
         options = Options.from_json(json.loads(metadata.get("options", "null")))
         return options, unpack(options, arrays)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{os.fspath(path)}: not a maxact state: {error}") from None
 
 
@@ -114,5 +114,5 @@ def read_safetensors(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], di
     try:
         with safetensors.safe_open(path, framework="np") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{os.fspath(path)}: not a readable safetensors file: {error}") from None

@@ -179,7 +179,7 @@ class Summary:
     @cached_property
     def std(self) -> float:
         """Standard deviation (of the population) of x, from the counts and the mean."""
-        return math.sqrt(max(0.0, self._moment(2) - self.mean**2))
+        return math.sqrt(max(0.0, self._moment(2) - self.mean**2)) if self.n_elements else math.nan
 
     def quantile(self, q: float) -> float:
         """The smallest magnitude v with count(|x| <= v) >= ceil(q n); for float32 the upper end of its bin.

@@ -4,7 +4,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from probes import EVERYTHING, REFERENCE, assert_agrees, every_dtype, every_kernel, ids_for, law, masks_for, noise, tensors
+from probes import (
+    EVERYTHING,
+    REFERENCE,
+    assert_agrees,
+    every_dtype,
+    every_kernel,
+    ids_for,
+    law,
+    masks_for,
+    noise,
+    tensors,
+)
 
 
 @every_kernel

@@ -6,8 +6,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from probes import EVERYTHING, assert_identical, every_backend, every_dtype, ids_for, infinity_bits, law, noise, tensors
-from probes import from_bits
+from probes import (
+    EVERYTHING,
+    assert_identical,
+    every_backend,
+    every_dtype,
+    from_bits,
+    ids_for,
+    infinity_bits,
+    law,
+    noise,
+    tensors,
+)
 
 
 def padded(data, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -59,8 +59,9 @@ def defined(x: torch.Tensor, ids: list[int], topk: int, t_abs: float, t_ratio: f
     s["max"], s["min"] = max(values, default=math.nan), min(values, default=math.nan)
     s["topk"] = [(e[4], e[1], e[2]) for e in elements[:topk]]
     s["first_nonfinite"] = min(bad, default=None)
+    first = min(ratios, default=(math.nan, None, math.nan, math.nan))
     s["ratio_max"], s["ratio_max_token"], s["ratio_max_absmax"], s["ratio_max_median"] = (
-        [sign * v for sign, v in zip((-1, 1, -1, -1), min(ratios), strict=True)] if ratios else [math.nan, None] + 2 * [math.nan]
+        -first[0], first[1], -first[2], -first[3]
     )  # fmt: skip
     peak = min(tokens, key=lambda t: t[:3], default=(0, 0, math.nan, None))
     s["peak_median"], s["peak_ratio"] = -peak[2], math.nan if peak[3] is None else peak[3]

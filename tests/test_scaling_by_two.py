@@ -1,4 +1,4 @@
-"""Doubling every element doubles every magnitude and moves no ratio, rank or count: an exact operation must look exact."""
+"""Doubling every element doubles every magnitude and moves no ratio, rank or count."""
 
 import torch
 from hypothesis import assume, given

@@ -40,13 +40,14 @@ def test_one_two_and_four_threads_give_the_same_bits(threads, dtype, named, mask
     x = crowded(dtype)
     mask = torch.rand(N, generator=torch.Generator().manual_seed(1)) < 0.9 if masked else None
     ids = (torch.arange(N) % 5 << 32 | torch.arange(N) // 7).flip(0) if named else None
+    options = dict(topk=500, n_samples=5, int8_per_token=True)
     states = []
     for n in (1, 2, 4):
         threads(n)
-        states.append(fused_probe(x, mask=mask, token_ids=ids, topk=500, n_samples=5, int8_per_token=True, backend="cpu"))
+        states.append(fused_probe(x, mask=mask, token_ids=ids, **options, backend="cpu"))
     assert_identical(states[1], states[0])
     assert_identical(states[2], states[0])
-    reference = REFERENCE.probe(x, mask, ids, topk=500, n_samples=5, int8_per_token=True)
+    reference = REFERENCE.probe(x, mask, ids, **options)
     assert_agrees(states[2], reference, x if mask is None else x[mask])
 
 

@@ -46,7 +46,8 @@ def test_token_ids_of_64_bits_are_kept_and_ordered(place):
 @every_backend
 def test_the_largest_id_is_a_name_like_any_other(place):
     largest = 2**63 - 1
-    s = place.probe(torch.tensor([[1.0, 3.0, float("nan")], [1.0, 2.0, 8.0]]), token_ids=torch.tensor([largest] * 2)).summary()
+    x = torch.tensor([[1.0, 3.0, float("nan")], [1.0, 2.0, 8.0]])
+    s = place.probe(x, token_ids=torch.tensor([largest] * 2)).summary()
     assert s.first_nonfinite == (largest, 2)
     assert s.topk.values.tolist() == [8.0, 3.0, 2.0, 1.0, 1.0] and set(s.topk.token_ids.tolist()) == {largest}
     assert (s.ratio_max_token, s.ratio_max) == (largest, 4.0)

@@ -1,0 +1,311 @@
+"""Texts and token ids to measure a model on. Files are untrusted: a line that cannot be used is counted, not fatal."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import itertools
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import IO, Any, NamedTuple
+
+DEFAULT_DOMAIN = "unlabelled"
+LONGEST_DOMAIN = 64  # characters
+LONGEST_LINE = 16 * 2**20  # bytes: two million tokens as JSON; without a bound one line could fill the memory
+SHORTEST_TEXT = 400  # characters of a sample from a .txt file: the shortest of the built-in samples has 418
+_TOKENIZED_AT_ONCE = 256  # a tokenizer's answer is some hundred bytes a token: not for the whole corpus at a time
+
+
+Item = tuple[str, Any, str | None]  # where it stands, the row, or why there is none
+
+
+class Sample(NamedTuple):
+    """One text, or one sequence of token ids: the other is None."""
+
+    text: str | None
+    input_ids: list[int] | None
+    domain: str
+
+
+@dataclass
+class Corpus:
+    """Samples in their order. digest: sha256 over them, the same wherever and in whatever file the same content lies.
+
+    n_unreadable: lines that could not be used; first_fault: number of the first such line, and why.
+    """
+
+    name: str
+    samples: list[Sample]
+    n_unreadable: int = 0
+    first_fault: str | None = None
+    digest: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        digest = hashlib.sha256()
+        for sample in self.samples:
+            digest.update(json.dumps([sample.domain, sample.text, sample.input_ids]).encode() + b"\n")
+        self.digest = digest.hexdigest()
+
+    @classmethod
+    def from_texts(cls, texts: Sequence[str], name: str = "texts") -> Corpus:
+        """A corpus of texts in memory. Raises ValueError as a file would."""
+        return _gather(name, ((f"text {i}", {"text": text}, None) for i, text in enumerate(texts)), None)
+
+
+class Encoded(NamedTuple):
+    """What a model is given: ids, never empty; the index of the sample in its corpus; whether ids were cut."""
+
+    ids: list[int]
+    index: int
+    domain: str
+    truncated: bool
+
+
+class EncodedCorpus(list[Encoded]):
+    """A list, with what was left out: n_empty samples without a token, n_unreadable with ids no embedding has."""
+
+    n_empty: int = 0
+    n_unreadable: int = 0
+    first_fault: str | None = None
+
+
+class _Fault(ValueError):
+    """Why a line cannot be used."""
+
+
+def load_corpus(
+    source: str | os.PathLike = "builtin", *, limit: int | None = None, split: str = "train", text_column: str = "text"
+) -> Corpus:
+    """Read a corpus; the first `limit` usable samples of it.
+
+    - `builtin`: the texts that come with maxact.
+    - a .jsonl file: on each line an object with `text` or `input_ids`, and a `domain` if it has one.
+    - a .txt file (UTF-8). Lines without a blank one between them are a paragraph. Paragraphs are joined in their order,
+      by one blank line, until a sample has at least 400 characters; a shorter rest goes with the sample before it.
+    - `hf:OWNER/NAME` or `hf:OWNER/NAME/CONFIG`: a dataset from the hub, streamed, so it needs a limit. Its column
+      `text_column` is read, else `input_ids`; and `domain`. Only here do `split` and `text_column` matter.
+
+    Raises ValueError or OSError of one sentence, also when no line can be used.
+    """
+    source = os.fspath(source)
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit: {limit}, expected at least 1")
+    if source == "builtin":
+        with importlib.resources.files("maxact").joinpath("corpus.jsonl").open("rb") as file:
+            return _gather(source, _jsonl(file), limit)
+    if source.startswith("hf:"):
+        return _gather(source, _dataset(source, limit, split, text_column), limit)
+    read = {".jsonl": _jsonl, ".txt": _paragraphs}.get(os.path.splitext(source)[1].lower())
+    if read is None:
+        raise ValueError(f"corpus: {source!r}, expected builtin, a .txt or .jsonl file, or hf:OWNER/NAME")
+    try:
+        with open(os.path.expanduser(source), "rb") as file:
+            return _gather(os.path.basename(source), read(file), limit)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"corpus: {source!r} does not exist") from None
+    except OSError as error:
+        raise OSError(f"corpus: {source!r} cannot be read: {error.strerror or error}") from error
+
+
+def encode(
+    corpus: Corpus,
+    tokenizer: Any,
+    *,
+    max_length: int = 2048,
+    special_tokens: bool = False,
+    bos: bool = False,
+    chat_template: bool = False,
+    n_ids: int | None = None,
+) -> EncodedCorpus:
+    """The token ids of each sample, cut to `max_length`; nothing is put around a text unless asked for.
+
+    bos: the tokenizer's BOS id in front, also of samples that are ids already. special_tokens: what the tokenizer adds
+    by itself. chat_template: the text as one user turn. At most one of them. A special token that a text spells out is
+    read as that token. n_ids: ids from 0 to n_ids - 1 are possible (rows of the embedding; default: the tokenizer's
+    length); a sample with another is left out and counted, as is one without a token. Raises ValueError.
+    """
+    around = {"bos": bos, "special_tokens": special_tokens, "chat_template": chat_template}
+    chosen = [name for name, on in around.items() if on]
+    if len(chosen) > 1:
+        raise ValueError(f"{' and '.join(chosen)}: choose one, each decides alone what is put around a text")
+    if max_length < 1 + bos:
+        raise ValueError(f"max_length: {max_length}, expected at least {1 + bos}")
+    if bos and tokenizer.bos_token_id is None:
+        raise ValueError(f"bos: this tokenizer ({type(tokenizer).__name__}) has no BOS token")
+    if chat_template and not getattr(tokenizer, "chat_template", None):
+        raise ValueError(f"chat_template: this tokenizer ({type(tokenizer).__name__}) has no chat template")
+    n_ids = len(tokenizer) if n_ids is None else n_ids
+    front = [tokenizer.bos_token_id] if bos else []
+
+    encoded = EncodedCorpus()
+    for index, ids in enumerate(_tokenize(corpus.samples, tokenizer, special_tokens, chat_template)):
+        if not ids:
+            encoded.n_empty += 1
+        elif not 0 <= min(ids) <= max(ids) < n_ids:
+            encoded.n_unreadable += 1
+            wrong = next(i for i in ids if not 0 <= i < n_ids)
+            encoded.first_fault = encoded.first_fault or f"sample {index}: id {wrong}, expected 0 to {n_ids - 1}"
+        else:
+            whole = front + ids
+            domain = corpus.samples[index].domain
+            encoded.append(Encoded(whole[:max_length], index, domain, len(whole) > max_length))
+    if not encoded:
+        fault = f", the first at {encoded.first_fault}" if encoded.first_fault else ""
+        raise ValueError(
+            f"corpus: {corpus.name!r} has no sample this model can read: of {len(corpus.samples)}, {encoded.n_empty} "
+            f"have no token and {encoded.n_unreadable} an id outside the vocabulary{fault}"
+        )
+    return encoded
+
+
+def _tokenize(samples: list[Sample], tokenizer: Any, special_tokens: bool, chat_template: bool) -> Iterator[list[int]]:
+    for start in range(0, len(samples), _TOKENIZED_AT_ONCE):
+        part = samples[start : start + _TOKENIZED_AT_ONCE]
+        texts = [sample.text for sample in part if sample.text is not None]
+        if chat_template:
+            texts = [_as_user_turn(tokenizer, text) for text in texts]
+        ids = iter(())
+        if texts:
+            options = dict(add_special_tokens=special_tokens, return_attention_mask=False, verbose=False)
+            ids = iter(tokenizer(texts, **options)["input_ids"])
+        for sample in part:
+            yield next(ids) if sample.input_ids is None else sample.input_ids
+
+
+def _as_user_turn(tokenizer: Any, text: str) -> str:
+    try:
+        return tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False)
+    except Exception as error:  # a template is a program of the model's author
+        raise ValueError(f"chat_template: this tokenizer's template fails: {' '.join(str(error).split())}") from error
+
+
+def _gather(name: str, items: Iterable[Item], limit: int | None) -> Corpus:
+    samples: list[Sample] = []
+    n_items = n_faults = 0
+    first_fault = None
+    for where, row, fault in items:
+        n_items += 1
+        try:
+            if fault is not None:
+                raise _Fault(fault)
+            samples.append(_sample(row))
+        except _Fault as error:
+            n_faults += 1
+            first_fault = first_fault or f"{where}: {error}"
+        if len(samples) == limit:
+            break
+    if not samples:
+        why = f": {n_items} tried, the first at {first_fault}" if first_fault else ": it is empty"
+        raise ValueError(f"corpus: {name!r} has no usable line{why}")
+    return Corpus(name, samples, n_faults, first_fault)
+
+
+def _sample(row: Any) -> Sample:
+    if not isinstance(row, dict):
+        raise _Fault(f"{type(row).__name__}, expected an object with text or input_ids")
+    text, ids, domain = row.get("text"), row.get("input_ids"), row.get("domain")
+    if (text is None) == (ids is None):
+        raise _Fault("neither text nor input_ids" if text is None else "both text and input_ids, expected one")
+    if domain is not None and not isinstance(domain, str):
+        raise _Fault(f"domain: {type(domain).__name__}, expected a string")
+    if text is not None:
+        if not isinstance(text, str):
+            raise _Fault(f"text: {type(text).__name__}, expected a string")
+        if not text.strip():
+            raise _Fault("text: empty")
+        if not _is_unicode(text):
+            raise _Fault("text: half of a surrogate pair, expected Unicode")
+    else:
+        if not isinstance(ids, list) or not all(type(i) is int for i in ids):
+            raise _Fault("input_ids: expected a list of integers")
+        if not ids:
+            raise _Fault("input_ids: empty")
+        if min(ids) < 0:
+            raise _Fault(f"input_ids: {min(ids)}, expected 0 or more")
+    domain = (domain or "").strip()[:LONGEST_DOMAIN]
+    return Sample(text, ids, domain if domain and _is_unicode(domain) else DEFAULT_DOMAIN)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _lines(file: IO[bytes]) -> Iterator[tuple[str, str, str | None]]:
+    """Each line as (where, text, fault); a longer one than LONGEST_LINE is passed over without being kept."""
+    number = 0
+    while line := file.readline(LONGEST_LINE + 1):
+        number += 1
+        where = f"line {number}"
+        if len(line) > LONGEST_LINE:
+            while line and not line.endswith(b"\n"):
+                line = file.readline(LONGEST_LINE)
+            yield where, "", f"longer than {LONGEST_LINE} bytes"
+            continue
+        try:
+            yield where, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n"), None
+        except UnicodeDecodeError:
+            yield where, "", "not UTF-8"
+
+
+def _jsonl(file: IO[bytes]) -> Iterator[Item]:
+    for where, line, fault in _lines(file):
+        if fault is not None:
+            yield where, None, fault
+        elif line.strip():
+            try:
+                row = json.loads(line)
+            except RecursionError:
+                yield where, None, "nested too deeply"
+            except ValueError as error:
+                reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+                yield where, None, f"not JSON: {reason}"
+            else:
+                yield where, row, None
+
+
+def _paragraphs(file: IO[bytes]) -> Iterator[Item]:
+    paragraphs, lines, samples = [], [], []
+    for where, line, fault in itertools.chain(_lines(file), [("the end", "", None)]):
+        if fault is not None:
+            yield where, None, fault
+        elif line.strip():
+            lines.append(line)
+        elif lines:
+            paragraphs.append("\n".join(lines))
+            lines = []
+    for paragraph in paragraphs:
+        if samples and len(samples[-1]) < SHORTEST_TEXT:
+            samples[-1] += "\n\n" + paragraph
+        else:
+            samples.append(paragraph)
+    if len(samples) > 1 and len(samples[-1]) < SHORTEST_TEXT:
+        rest = samples.pop()
+        samples[-1] += "\n\n" + rest
+    for number, text in enumerate(samples, 1):
+        yield f"sample {number}", {"text": text, "domain": "text"}, None
+
+
+def _dataset(source: str, limit: int | None, split: str, text_column: str) -> Iterator[Item]:
+    owner, *rest = source.removeprefix("hf:").split("/", 2)
+    if not owner or not rest or not all(rest):
+        raise ValueError(f"corpus: {source!r}, expected hf:OWNER/NAME or hf:OWNER/NAME/CONFIG")
+    if limit is None:
+        raise ValueError(f"corpus: {source!r} is streamed and may never end: it needs a limit (--limit 1000)")
+    try:
+        import datasets
+    except ImportError as error:
+        raise ValueError(f"corpus: {source!r} needs the package datasets: pip install maxact[datasets]") from error
+    try:
+        stream = datasets.load_dataset(f"{owner}/{rest[0]}", *rest[1:], split=split, streaming=True)
+        for number, row in enumerate(stream, 1):
+            content = {"text": row[text_column]} if text_column in row else {"input_ids": row.get("input_ids")}
+            yield f"row {number}", {**content, "domain": row.get("domain")}, None
+    except Exception as error:  # from the network, the hub, or any of the file formats
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"corpus: {source!r} (split {split!r}) cannot be read: {reason}") from error

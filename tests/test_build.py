@@ -1,0 +1,90 @@
+"""What `pip install` builds: fresh modules only, and a working package where there is no compiler."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def sources(tmp_path):
+    """The sources as git has them, without what building in place has left."""
+    target = tmp_path / "sources"
+    target.mkdir()
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "constraints.txt"):
+        shutil.copy(ROOT / name, target)
+    for name in ("csrc", "maxact", "maxact_kernels"):
+        shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    return target
+
+
+def build(sources, tmp_path, **environment):
+    """pip's wheel of the sources, with what the build said."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "-v", "--no-build-isolation", "--no-deps", "-w", tmp_path / "out", sources],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+    )
+    return done, next((tmp_path / "out").glob("*.whl"), None) if done.returncode == 0 else None
+
+
+def test_without_a_compiler_the_package_installs_says_so_and_works(sources, tmp_path):
+    done, wheel = build(sources, tmp_path, CC="no-such-compiler", CXX="no-such-compiler")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "maxact_kernels._cpu was not built" in done.stdout + done.stderr
+    with zipfile.ZipFile(wheel) as archive:
+        assert not [name for name in archive.namelist() if name.endswith(".so")]
+        archive.extractall(tmp_path / "site")
+    code = (
+        "import warnings; warnings.simplefilter('always')\n"
+        "import torch, maxact_kernels; print(maxact_kernels.__file__)\n"
+        "from maxact_kernels import backends, fused_probe\n"
+        "print([b.why_not for b in backends() if b.name == 'cpu'][0])\n"
+        "print(fused_probe(torch.tensor([[1., -7.]])).summary().absmax)"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
+    )
+    place, why_not, absmax = answer.stdout.splitlines()
+    assert place.startswith(str(tmp_path)) and absmax == "7.0"
+    assert "was not built: install a C++17 compiler" in why_not
+    assert "Using the reference backend" in answer.stderr
+
+
+def test_a_compiler_that_is_asked_for_and_missing_fails_the_build(sources, tmp_path):
+    done, _ = build(sources, tmp_path, CC="no-such-compiler", CXX="no-such-compiler", MAXACT_BUILD_CPU="1")
+    assert done.returncode != 0
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler here")
+def test_a_wheel_holds_what_was_built_now_and_nothing_left_over(sources, tmp_path):
+    lib = f"lib.{os.uname().sysname.lower()}-{os.uname().machine}-{sys.implementation.cache_tag}"
+    for folder in (sources / "build" / lib / "maxact_kernels", sources / "maxact_kernels"):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "_cpu.stale.so").write_bytes(b"stale")
+        (folder / "_cuda.stale.so").write_bytes(b"stale")
+    (sources / "build" / lib / "maxact_kernels" / "gone.py").write_text("stale = True")
+    done, wheel = build(sources, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "maxact_kernels._cpu was built" in done.stdout + done.stderr
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert not [name for name in names if "stale" in name or name.endswith("gone.py")]
+    assert [name for name in names if name.startswith("maxact_kernels/_cpu.") and name.endswith(".so")]
+    assert "maxact/corpus.jsonl" in names
+
+
+def test_building_imports_no_pytorch():
+    source = (ROOT / "setup.py").read_text() + (ROOT / "pyproject.toml").read_text().split("[project]")[0]
+    assert "import torch" not in source and '"torch' not in source
