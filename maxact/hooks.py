@@ -13,6 +13,7 @@ from torch import nn
 from maxact_kernels import ProbeState
 
 from .sites import Site, find_sites
+from .tokens import TokenNamer, Tokens
 
 if TYPE_CHECKING:
     from .run import Run
@@ -59,18 +60,13 @@ class Snapshot(NamedTuple):
     """What `Probe.snapshot` keeps; the copies of the states lie in the probe and serve its latest snapshot only."""
 
     names: tuple[str, ...]  # of the sites that had a state
-    next_sample: int
+    n_rows: int
     samples: torch.Tensor | None
     pending: tuple[torch.Tensor | None, torch.Tensor | None]
 
 
 class Probe:
-    """The hooks of one model and the states that they feed; made by `attach`.
-
-    A token's id is sample << 32 | position. Its position counts the real tokens of its sample, so that padding, left or
-    right, changes no id. Samples are numbered as rows arrive, unless `batch` names them; a forward pass that goes on
-    from a key-value cache (mask longer than its tokens) keeps the samples of the one before.
-    """
+    """The hooks of one model and the states that they feed; made by `attach`. Tokens are named by a `TokenNamer`."""
 
     def __init__(self, model: nn.Module, sites: str | Iterable[str], options: dict):
         if any(_is_ours(hook) for module in model.modules() for hook in module._forward_pre_hooks.values()):
@@ -86,10 +82,9 @@ class Probe:
 
         self._states: dict[str, ProbeState] = {}
         self._entered: nn.Module | None = None  # the outermost module of the forward pass that is running
-        self._tokens: _Tokens | None = None  # of that forward pass
+        self._tokens: Tokens | None = None  # of that forward pass
         self._pending: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)  # from batch()
-        self._next_sample = 0  # rows that have arrived
-        self._samples: torch.Tensor | None = None  # [B] of the last forward pass
+        self._namer = TokenNamer()
         self._spares: dict[str, torch.Tensor] = {}  # copies of the states' buffers for the latest snapshot
         self._latest: Snapshot | None = None
         self._parameters: dict[nn.Module, list[str]] = {}
@@ -159,7 +154,7 @@ class Probe:
         missing = [name for name in names if name not in self._states]
         if not missing:
             return
-        if not self._next_sample:
+        if not self._namer.n_rows:
             raise RuntimeError(
                 f"no forward pass of {type(self.model).__name__} was seen; call the model or its decoder while attached"
             )
@@ -185,7 +180,7 @@ class Probe:
                     self._spares[name].copy_(state.buffer)
                 else:
                     self._spares[name] = state.buffer.clone()
-        self._latest = Snapshot(tuple(self._states), self._next_sample, self._samples, self._pending)
+        self._latest = Snapshot(tuple(self._states), self._namer.n_rows, self._namer.samples, self._pending)
         return self._latest
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -197,7 +192,7 @@ class Probe:
                 self._states[name].buffer.copy_(self._spares[name])
             else:
                 del self._states[name]
-        self._next_sample, self._samples, self._pending = snapshot.next_sample, snapshot.samples, snapshot.pending
+        self._namer.n_rows, self._namer.samples, self._pending = snapshot.n_rows, snapshot.samples, snapshot.pending
         self._leave()
 
     # On the hook path: nothing waits for the device, and nothing of a tensor's size is made.
@@ -224,7 +219,7 @@ class Probe:
         self._leave()
         given = dict(zip(self._parameters[module], args, strict=False)) | kwargs
         (mask, samples), self._pending = self._pending, (None, None)
-        self._tokens = self._name_tokens(given, mask, samples)
+        self._tokens = self._namer.name(given, mask, samples)
         self._entered = module
 
     def _leave_if_outermost(self, module: nn.Module, args: tuple, output) -> None:
@@ -257,79 +252,6 @@ class Probe:
             state.update(x, mask, token_ids)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{site.name}: {error}") from None
-
-    def _name_tokens(self, given: dict, mask: torch.Tensor | None, samples: torch.Tensor | None) -> _Tokens:
-        """The tokens of a forward pass with these arguments; `mask` and `samples` are from batch(), or None."""
-        name = "input_ids" if given.get("input_ids") is not None else "inputs_embeds"
-        inputs = given.get(name)
-        if inputs is None:
-            raise ValueError("input_ids: missing, as is inputs_embeds; one of them must say what the tokens are")
-        if inputs.ndim < 2:
-            raise ValueError(f"{name}: shape {list(inputs.shape)}, expected [batch, tokens]")
-        n_rows, n_tokens = inputs.shape[:2]
-
-        if mask is None:
-            mask = given.get("attention_mask")
-            if mask is not None and not (isinstance(mask, torch.Tensor) and mask.ndim == 2):
-                what = f"a {mask.ndim}-D tensor" if isinstance(mask, torch.Tensor) else f"a {type(mask).__name__}"
-                raise ValueError(
-                    f"attention_mask: {what}, from which the probe cannot tell the padding; give it the 2-D mask with "
-                    "probe.batch(attention_mask, sample_ids) before this forward pass"
-                )
-        if mask is None:
-            cache = given.get("past_key_values")
-            n_cached = cache.get_seq_length() if hasattr(cache, "get_seq_length") else 0  # static caches hold a tensor
-            goes_on = isinstance(n_cached, torch.Tensor) or n_cached > 0
-            keep, positions = None, torch.arange(n_tokens, device=inputs.device) + n_cached  # [S]
-        else:
-            n_masked = mask.shape[1]
-            if len(mask) != n_rows or n_masked < n_tokens:
-                raise ValueError(
-                    f"attention_mask: shape {list(mask.shape)}, expected [{n_rows}, {n_tokens}] like {name}, or longer "
-                    "with a key-value cache"
-                )
-            goes_on = n_masked > n_tokens
-            keep = mask != 0
-            positions = (keep.cumsum(-1) - 1)[:, n_masked - n_tokens :]  # [B, S]
-            keep = keep[:, n_masked - n_tokens :].contiguous()
-
-        if samples is not None and len(samples) != n_rows:
-            raise ValueError(f"sample_ids: {len(samples)} of them, expected {n_rows} for the rows of {name}")
-        goes_on = goes_on and self._samples is not None and len(self._samples) == n_rows
-        if samples is None:
-            first = self._next_sample
-            samples = self._samples if goes_on else torch.arange(first, first + n_rows, device=positions.device)
-        if not goes_on:
-            self._next_sample += n_rows
-        self._samples = samples = _to(samples, positions.device)
-        return _Tokens(keep, ((samples[:, None] << 32) + positions).contiguous())
-
-
-class _Tokens:
-    """The tokens of one forward pass: which of them count, and their ids; on each device that asks."""
-
-    def __init__(self, mask: torch.Tensor | None, ids: torch.Tensor):
-        self._home = ids.device
-        self._on = {ids.device: (mask, ids)}  # [B, S] each; no mask: all count
-
-    def like(self, x: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
-        """Mask and ids for a site's tensor [B, S, d] or [B * S, d], with its leading shape, on its device."""
-        if x.device not in self._on:
-            self._on[x.device] = tuple(None if t is None else _to(t, x.device) for t in self._on[self._home])
-        mask, ids = self._on[x.device]
-        if x.shape[:-1] == ids.shape:
-            return mask, ids
-        if x.shape[:-1] == (ids.numel(),):
-            return None if mask is None else mask.view(-1), ids.view(-1)
-        raise ValueError(
-            f"a tensor of shape {list(x.shape)}, expected [{ids.shape[0]}, {ids.shape[1]}, d] or [{ids.numel()}, d] "
-            "like the tokens of this forward pass"
-        )
-
-
-def _to(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    # Copies to a device are ordered before what it does next; the host must wait for copies to itself.
-    return tensor.to(device, non_blocking=device.type != "cpu")
 
 
 def _is_ours(hook) -> bool:

@@ -37,13 +37,13 @@ def test_quantiles_of_float32_are_the_upper_end_of_the_bin(x):
 
 
 @every_backend
-@pytest.mark.parametrize("n", [1, 2, 3, 10, 999, 1000, 1001])
+@pytest.mark.parametrize("n", [1, 2, 3, 100, 200, 999, 1000, 1001])
 def test_the_rank_of_a_quantile_is_not_rounded(place, n):
-    """0.999 * 1000 is 999, though the float nearest to 0.999 is below it and 0.7 * 10 is above 7 in float64 sums."""
+    """0.07 * 100 is 7 and 0.55 * 100 is 55; in float64 both are above, and the next element would be taken."""
     x = torch.arange(1, n + 1).view(1, -1).float()
     x = torch.where(x <= 256, x, 256 + 2 * (x - 256)).half()  # different in 11 bits
     s = place.probe(x).summary()
-    for q in QS:
+    for q in [*QS, "0.07", "0.55"]:
         assert s.quantile(float(q)) == by_sorting(x, q), q
 
 

@@ -52,6 +52,15 @@ def test_bounds_are_near_where_bins_are_narrow_beside_the_steps():
     assert error.sqnr_db_bounds[1] - error.sqnr_db_bounds[0] < 1.0
 
 
+def test_the_worst_element_of_a_bin_may_lie_inside_it():
+    """int16 with a step of 2^-10: bins of 1 to 2 begin and end beside the grid, but these elements lie between."""
+    threshold = 32767 * 2.0**-10
+    x = 1 + torch.arange(128).view(1, -1) / 128 + 2.0**-11
+    error = REFERENCE.probe(x).summary().quantization_error("int16", threshold)
+    assert_bounds_hold(error, x.double().flatten().numpy(), "int16")
+    assert true_db(x.double().numpy(), "int16", threshold) < 72
+
+
 def test_float32_zeros_are_not_taken_for_small_numbers():
     x = torch.tensor([[0.0, 0.0, 3.0, -3.0]])
     error = REFERENCE.probe(x).summary().quantization_error("int8", 4.0)

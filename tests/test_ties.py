@@ -89,3 +89,12 @@ def test_elements_that_share_a_coordinate_are_ordered_by_magnitude_then_sign(pla
     one = place.probe(x, token_ids=ids, topk=4)
     assert one.summary().topk.values.tolist() == [5.0, 4.0, -4.0, 1.0]
     assert_identical(place.probe(x.flip(0), token_ids=ids, topk=4), one)
+
+
+@every_backend
+def test_a_token_that_comes_again_may_hold_a_smaller_feature(place):
+    x, ids = torch.zeros(2, 1, 5), torch.tensor([3])
+    x[0, 0, 4], x[1, 0, 2] = 7.0, 7.0
+    for order in ([0, 1], [1, 0]):
+        top = place.stream([(x[i], None, ids) for i in order], 5, torch.float32, topk=1).summary().topk
+        assert [column.tolist() for column in top] == [[7.0], [3], [2]]
