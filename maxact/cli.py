@@ -31,9 +31,13 @@ def measure(
     corpus: Annotated[str, typer.Option(help="builtin, a .txt or .jsonl file, or hf:DATASET.")] = "builtin",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Run directory [runs/MODEL].")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a run that is there.")] = False,
-    sites: Annotated[str, typer.Option(help="default, gemm, or names and patterns: 'layer_*_hidden,layer_3_*'.")] = "default",
+    sites: Annotated[
+        str, typer.Option(help="default, gemm, or names and patterns: 'layer_*_hidden,layer_3_*'.")
+    ] = "default",
     bos: Annotated[bool, typer.Option("--bos", help="Put the BOS token before each sample.")] = False,
-    special_tokens: Annotated[bool, typer.Option("--special-tokens", help="The tokenizer's own special tokens.")] = False,
+    special_tokens: Annotated[
+        bool, typer.Option("--special-tokens", help="The tokenizer's own special tokens.")
+    ] = False,
     chat_template: Annotated[bool, typer.Option("--chat-template", help="Each sample as a user turn.")] = False,
     dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",

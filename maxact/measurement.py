@@ -82,7 +82,12 @@ def measure(
     done: list[int] = []
     interrupted, smallest_budget = False, tokens_per_batch
     options = dict(
-        topk=topk, t_abs=t_abs, t_ratio=t_ratio, int8_per_token=int8_per_token, n_samples=len(corpus.samples), backend=backend
+        topk=topk,
+        t_abs=t_abs,
+        t_ratio=t_ratio,
+        int8_per_token=int8_per_token,
+        n_samples=len(corpus.samples),
+        backend=backend,
     )
     with attach(model, sites, **options) as probe, torch.inference_mode():
         in_batch = False  # between batches the states are whole, wherever an interruption strikes
@@ -99,7 +104,9 @@ def measure(
                     probe.restore(before)
                     in_batch = False
                     smallest_budget = _halve(pending, batch, encoded, error)
-                    note(f"A batch of {_padded(batch, encoded)} tokens did not fit in memory; going on with {smallest_budget}.")
+                    note(
+                        f"A batch of {_padded(batch, encoded)} tokens did not fit in memory; going on with {smallest_budget}."
+                    )
                     continue
                 done += batch
                 in_batch = False
@@ -235,4 +242,3 @@ def _token_text(probe: Probe, encoded: list[Encoded], tokenizer) -> dict[str, di
                 id = by_index[sample][position]
                 found.setdefault(f"{sample}:{position}", {"id": id, "text": tokenizer.decode([id])})
     return found
-

@@ -99,9 +99,9 @@ class Run:
         for name, options, arrays in self.sites.held():
             summary = Summary(options, arrays)
             sites[name] = {"options": options.to_json()} | summary.scalars() | {"topk": _topk_json(name, summary)}
-        return plain({"schema": SCHEMA, "M": self.M, "peaks": [p._asdict() for p in self.peaks()]} | self.provenance) | {
-            "sites": plain(sites)
-        }
+        return plain(
+            {"schema": SCHEMA, "M": self.M, "peaks": [p._asdict() for p in self.peaks()]} | self.provenance
+        ) | {"sites": plain(sites)}
 
     def save(self, directory: str | os.PathLike, *, overwrite: bool = False) -> None:
         """Write run.json and sites.safetensors into a new directory; it appears whole or not at all.

@@ -131,7 +131,16 @@ def tensor_table(found: list[tuple[str, tuple[int, ...], str, Summary | str]]) -
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("tensor", "shape", "dtype"):
         table.add_column(heading)
-    for heading in ("absmax", "at [token, feature]", "ratio", "massive", "q0.999", "INT-8 max", "INT-8 q0.999", "nan/inf"):
+    for heading in (
+        "absmax",
+        "at [token, feature]",
+        "ratio",
+        "massive",
+        "q0.999",
+        "INT-8 max",
+        "INT-8 q0.999",
+        "nan/inf",
+    ):
         table.add_column(heading, justify="right")
     for name, shape, dtype, summary in found:
         row = [safe(name), safe("x".join(map(str, shape)) or "scalar"), safe(dtype)]

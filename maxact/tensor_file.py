@@ -32,7 +32,12 @@ def summaries(path: str, pattern: str = "*", **options) -> Iterator[tuple[str, t
         elif tensor.numel() == 0:
             yield name, shape, dtype, "empty"
         else:
-            yield name, shape, dtype, fused_probe(tensor.reshape(1) if tensor.ndim == 0 else tensor, **options).summary()
+            yield (
+                name,
+                shape,
+                dtype,
+                fused_probe(tensor.reshape(1) if tensor.ndim == 0 else tensor, **options).summary(),
+            )
 
 
 def _tensors(path: Path, pattern: str) -> Iterator[tuple[str, tuple[int, ...], torch.Tensor | str]]:

@@ -141,11 +141,7 @@ def fields(options: Options) -> list[Field]:
             if o.medians
             else []
         ),
-        *(
-            [Field(name, i64, (N_EXPONENTS,), "sum") for name in INT8_SUMS]
-            if o.int8_per_token
-            else []
-        ),
+        *([Field(name, i64, (N_EXPONENTS,), "sum") for name in INT8_SUMS] if o.int8_per_token else []),
     ]
 
 

@@ -40,7 +40,12 @@ def _down(values: torch.Tensor) -> torch.Tensor:
 # Sort keys, ascending, that make each order total: two rows that agree in all of them are the same row.
 _ORDERS = {
     # The sign decides only between elements to which a caller gave the same coordinate.
-    "topk": lambda c: [_down(c["topk_values"]), c["topk_token_ids"], c["topk_features"], c["topk_values"].signbit().int()],
+    "topk": lambda c: [
+        _down(c["topk_values"]),
+        c["topk_token_ids"],
+        c["topk_features"],
+        c["topk_values"].signbit().int(),
+    ],
     "first_nonfinite": lambda c: [c["first_nonfinite_token"], c["first_nonfinite_feature"]],
     "ratio_max": lambda c: [
         _down(c["ratio_max"]),

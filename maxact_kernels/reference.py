@@ -48,7 +48,9 @@ def _chunk(x: torch.Tensor, ids: torch.Tensor, options: F.Options) -> dict[str, 
     finite = bits < 0x7F800000
     whole = finite.all(-1)  # tokens that take part in the per-token statistics
 
-    out = {f.name: torch.full(f.shape, f.empty, dtype=getattr(torch, f.dtype), device=x.device) for f in F.fields(options)}
+    out = {
+        f.name: torch.full(f.shape, f.empty, dtype=getattr(torch, f.dtype), device=x.device) for f in F.fields(options)
+    }
     out["n_elements"] += finite.sum()
     out["n_tokens"] += len(x)
     out["n_zero"] += (bits == 0).sum()

@@ -85,7 +85,9 @@ class ProbeState:
         backend: str | None = None,
     ):
         name = _DTYPE_NAMES.get(dtype, str(dtype).removeprefix("torch."))
-        self._set_up(Options(d, name, topk, t_abs, t_ratio, n_samples, counts, medians, int8_per_token), device, backend)
+        self._set_up(
+            Options(d, name, topk, t_abs, t_ratio, n_samples, counts, medians, int8_per_token), device, backend
+        )
 
     def _set_up(self, options: Options, device: torch.device | str, backend: str | None) -> None:
         self.options = options
@@ -207,7 +209,9 @@ def _check_tensor(x) -> None:
     if not isinstance(x, torch.Tensor):
         raise TypeError(f"x: {type(x).__name__}, expected a torch.Tensor")
     if x.dtype not in _DTYPE_NAMES:
-        raise TypeError(f"x: dtype {x.dtype}, expected bfloat16, float16 or float32; cast it first, for example x.float()")
+        raise TypeError(
+            f"x: dtype {x.dtype}, expected bfloat16, float16 or float32; cast it first, for example x.float()"
+        )
     if x.ndim == 0:
         raise ValueError("x: a 0-d tensor, expected [..., d] with at least one axis")
 

@@ -27,7 +27,18 @@ def sources(tmp_path):
 def build(sources, tmp_path, **environment):
     """pip's wheel of the sources, with what the build said."""
     done = subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "-v", "--no-build-isolation", "--no-deps", "-w", tmp_path / "out", sources],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "-v",
+            "--no-build-isolation",
+            "--no-deps",
+            "-w",
+            tmp_path / "out",
+            sources,
+        ],
         capture_output=True,
         text=True,
         env=os.environ | environment,

@@ -70,7 +70,9 @@ def test_measure_leaves_a_run_that_show_prints_again(model_directory, corpus, tm
 
 
 def test_json_is_for_scripts(model_directory, corpus, tmp_path, capsys):
-    out, _ = maxact("measure", model_directory, "--corpus", corpus, "-o", tmp_path / "r", "--bos", "--json", capsys=capsys)
+    out, _ = maxact(
+        "measure", model_directory, "--corpus", corpus, "-o", tmp_path / "r", "--bos", "--json", capsys=capsys
+    )
     record = json.loads(out)
     assert record["corpus"]["bos"] is True and record["M"] == Run.load(tmp_path / "r").M
     assert json.loads(maxact("show", tmp_path / "r", "--json", capsys=capsys)[0]) == record
@@ -91,7 +93,9 @@ def test_text_of_a_token_is_shown_and_not_obeyed(model_directory, corpus, tmp_pa
 
 
 def test_a_pattern_chooses_sites(model_directory, corpus, tmp_path, capsys):
-    maxact("measure", model_directory, "--corpus", corpus, "-o", tmp_path / "r", "--sites", "layer_*_hidden", capsys=capsys)
+    maxact(
+        "measure", model_directory, "--corpus", corpus, "-o", tmp_path / "r", "--sites", "layer_*_hidden", capsys=capsys
+    )
     assert set(Run.load(tmp_path / "r").sites) == {f"layer_{i}_hidden" for i in range(3)}
 
 
@@ -186,7 +190,9 @@ def test_interrupted_by_the_keyboard_the_run_is_kept_and_says_it_is_partial(mode
 
 def test_help_comes_fast_and_imports_no_pytorch():
     code = "import sys; sys.argv = ['maxact', '--help']\nfrom maxact.cli import app\n"
-    code += "try: app()\nexcept SystemExit: pass\nassert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    code += (
+        "try: app()\nexcept SystemExit: pass\nassert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    )
     seconds = []
     for _ in range(3):
         start = time.perf_counter()

@@ -112,7 +112,11 @@ def large(calls, output):
 
 @pytest.mark.parametrize(
     "error",
-    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError()],
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
 )
 def test_a_batch_too_large_for_memory_is_halved_and_counted_once(model, error):
     whole = measure(model, Letters(), TEXTS, tokens_per_batch=10)

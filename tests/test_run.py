@@ -119,7 +119,10 @@ def rewrite(directory, change):
         (lambda r: r.pop("schema"), "schema number"),
         (lambda r: r.update(sites=[1]), "expected an object of named sites"),
         (lambda r: r["sites"].update({"a/../b": {}}), "expected an object of named sites"),
-        (lambda r: r["sites"].update({"layer_9_hidden": {"options": {}}}), "layer_9_hidden: options: expected the keys"),
+        (
+            lambda r: r["sites"].update({"layer_9_hidden": {"options": {}}}),
+            "layer_9_hidden: options: expected the keys",
+        ),
         (lambda r: r["sites"]["layer_0_hidden"]["options"].update(d=31), "layer_0_hidden: channel_absmax"),
         (lambda r: r["sites"]["layer_0_hidden"]["options"].update(d="x"), "expected an integer"),
         (lambda r: r["sites"].pop("layer_0_hidden"), "of which run.json knows nothing"),
@@ -178,6 +181,8 @@ def test_reading_a_run_needs_no_pytorch(run, tmp_path):
     import sys
 
     run.save(tmp_path / "r")
-    code = f"import sys; from maxact import Run; r = Run.load({str(tmp_path / 'r')!r}); print(r.M, 'torch' in sys.modules)"
+    code = (
+        f"import sys; from maxact import Run; r = Run.load({str(tmp_path / 'r')!r}); print(r.M, 'torch' in sys.modules)"
+    )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.split() == ["900.0", "False"]
