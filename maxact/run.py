@@ -155,6 +155,10 @@ class Run:
         if not isinstance(sites, dict) or not all(_is_name(name) and isinstance(s, dict) for name, s in sites.items()):
             raise ValueError(f"{path}: sites: expected an object of named sites")
 
+        for name in ("model", "corpus", "environment", "token_text"):
+            if not isinstance(record.get(name, {}), dict):
+                raise ValueError(f"{path}: {name}: expected an object")
+
         tables = directory / "sites.safetensors"
         packed = {name: {} for name in sites}
         for key, array in read_safetensors(tables)[0].items():

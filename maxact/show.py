@@ -37,11 +37,17 @@ def print_run(run: Run, console: Console, kind: str = "hidden") -> None:
 def _heading(run: Run) -> list[str]:
     p, model, corpus = run.provenance, run.provenance.get("model", {}), run.provenance.get("corpus", {})
     around = [name for name in ("bos", "special_tokens", "chat_template") if corpus.get(name)]
-    lines = [
-        f"{safe(model.get('model_id', 'model'))} · {safe(model.get('dtype', '?'))} · corpus {safe(corpus.get('name', '?'))}"
-        f" · {number(p.get('n_samples'))} samples · {number(p.get('n_tokens'))} tokens"
-        f" · {' and '.join(around).replace('_', ' ') or 'no special tokens'}"
+    parts = [
+        safe(model.get("model_id", "model")),
+        safe(model.get("dtype", "?")),
+        f"corpus {safe(corpus.get('name', '?'))}",
+        f"{number(p.get('n_samples'))} samples",
+        f"{number(p.get('n_tokens'))} tokens",
+        " and ".join(around).replace("_", " ") or "no special tokens",
     ]
+    if corpus.get("n_truncated"):
+        parts.append(f"{number(corpus['n_truncated'])} samples cut to {number(corpus.get('max_length'))} tokens")
+    lines = [" · ".join(parts)]
     if run.partial:
         lines.append("PARTIAL: the measurement was interrupted; this is not the whole corpus.")
     lines.append(f"M = {number(run.M)}")

@@ -51,7 +51,7 @@ def _choose(device_type: str, asked: str | None, asked_by: str) -> ModuleType:
             if name == "reference" and asked is None:
                 warnings.warn(
                     f"maxact: {'; '.join(refusals)}. Using the reference backend: the same results, many times slower.",
-                    stacklevel=4,
+                    stacklevel=5,
                 )
             return module
     if not refusals:

@@ -22,8 +22,8 @@ class QuantizationError:
     sqnr_db: 10 log10(sum x^2 / sum err^2). rel_rmse: sqrt(sum err^2 / sum x^2). rel_mae: sum |err| / sum |x|.
     clip_rate: share of elements with |x| > threshold. zeroed: share of non-zero elements that become 0.
     scale: |x| represented by the smallest step of the integers, or by 1.0 of the float format. threshold: |x| that maps
-    to the largest value. exact: False for float32 streams, whose magnitudes are counted in bins; then `sqnr_db_bounds`
-    holds what sqnr_db cannot leave, else twice sqnr_db. What has no value is nan.
+    to the largest value. exact: False where magnitudes are known by their bin only, as those of float32 are; then
+    `sqnr_db_bounds` holds what sqnr_db cannot leave, else twice sqnr_db. What has no value is nan.
     """
 
     sqnr_db: float
@@ -93,23 +93,29 @@ def best_threshold(fmt: str, x: np.ndarray, n: np.ndarray) -> float:
     if not len(candidates):
         return 0.0
     unit = x[-1]  # keeps squares within float64 for every bf16
+    if len(levels) < len(x):
+        squared_error, total = _squared_errors(levels, candidates, x, n, unit)
+        # Running sums cancel: what they cannot tell apart is decided by the sum itself.
+        candidates = candidates[squared_error <= squared_error.min() + 1e-9 * total]
+    squares = np.array([(n * (_distance(levels, c, x) / unit) ** 2).sum() for c in candidates])
+    candidates = candidates[squares <= squares.min() * (1 + 1e-12)]
+    return float(min(candidates, key=lambda c: (math.fsum(n * (_distance(levels, c, x) / unit) ** 2), -c)))
+
+
+def _squared_errors(levels: np.ndarray, thresholds: np.ndarray, x: np.ndarray, n: np.ndarray, unit: float):
+    """Sum err^2 at each threshold, and sum x^2, in units of unit^2."""
     below = [np.concatenate(([0.0], np.cumsum(n * (x / unit) ** power))) for power in (0, 1, 2)]
     middles = (levels[1:] + levels[:-1]) / 2
-    squared_error = np.empty(len(candidates))
+    squared_error = np.empty(len(thresholds))
     step = max(1, (1 << 22) // len(levels))
-    for start in range(0, len(candidates), step):
-        thr = candidates[start : start + step, None]  # [thresholds, 1]
+    for start in range(0, len(thresholds), step):
+        thr = thresholds[start : start + step, None]  # [thresholds, 1]
         edges = np.searchsorted(x, thr * middles, side="right")  # [thresholds, levels - 1]
         edges = np.pad(edges, ((0, 0), (1, 1)), constant_values=((0, 0), (0, len(x))))
-        count, first, _ = (np.diff(sums[edges], axis=1) for sums in below)
+        count, first = (np.diff(sums[edges], axis=1) for sums in below[:2])
         q = thr / unit * levels
         squared_error[start : start + step] = below[2][-1] + (q * (q * count - 2 * first)).sum(1)
-    # Running sums cancel; the best few are decided by the sum itself.
-    finalists = np.flatnonzero(squared_error <= squared_error.min() + 1e-9 * below[2][-1])
-    if len(finalists) > 256:
-        finalists = finalists[np.argsort(squared_error[finalists], kind="stable")[:256]]
-    direct = [(math.fsum(n * (_distance(levels, c, x) / unit) ** 2), -c) for c in candidates[finalists]]
-    return float(-min(direct)[1])
+    return squared_error, below[2][-1]
 
 
 def _distance(levels: np.ndarray, threshold: float, x: np.ndarray) -> np.ndarray:

@@ -117,6 +117,8 @@ def rewrite(directory, change):
     [
         (lambda r: r.update(schema=2), "schema 2, expected 1"),
         (lambda r: r.pop("schema"), "schema number"),
+        (lambda r: r.update(model=[1]), "model: expected an object"),
+        (lambda r: r.update(token_text="x"), "token_text: expected an object"),
         (lambda r: r.update(sites=[1]), "expected an object of named sites"),
         (lambda r: r["sites"].update({"a/../b": {}}), "expected an object of named sites"),
         (

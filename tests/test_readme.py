@@ -1,0 +1,48 @@
+"""What the README shows is what its commands and the committed results give."""
+
+import contextlib
+import csv
+import io
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_example_prints_what_stands_below_it():
+    code, shown = re.search(r"## One tensor\n\n```python\n(.*?)```\n\n```\n(.*?)```", README, re.DOTALL).groups()
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(compile(code, "README.md", "exec"), {})
+    assert out.getvalue() == shown
+
+
+def test_every_time_in_the_table_is_in_the_committed_results():
+    with open(ROOT / "benchmarks" / "results" / "cpu.csv") as file:
+        rows = [
+            row
+            for row in csv.DictReader(file)
+            if (row["dtype"], row["n_tokens"], row["d"]) == ("bfloat16",) + ("4096",) * 2
+        ]
+    measured = {row["what"]: float(row["time_us"]) / 1000 for row in rows if row["case"] == "all statistics"}
+    table = re.search(r"\| bfloat16 \[4096, 4096\].*?\n\n", README, re.DOTALL)[0]
+    shown = {name.strip(): value for name, value in re.findall(r"^\| (.+?) \| ([\d.]+) \|$", table, re.MULTILINE)}
+    names = {
+        "`fused_probe`, all statistics": "fused_probe, cpu backend",
+        "the same by eager PyTorch": "eager, all statistics",
+        "`abs().float().sum()` alone": "abs().float().sum()",
+        "`aminmax` alone": "aminmax",
+    }
+    assert shown == {name: f"{measured[what]:.1f}" for name, what in names.items()}
+
+
+def test_every_file_that_the_readme_names_is_there():
+    named = re.findall(r"\b(?:csrc|maxact|maxact_kernels|benchmarks|tests)/[\w/.]+\.\w+", README)
+    assert len(named) > 5 and all((ROOT / name).is_file() for name in named), named
+
+
+def test_every_command_that_the_readme_names_is_there():
+    from maxact.cli import app
+
+    commands = {command.callback.__name__ for command in app.registered_commands}
+    assert commands == set(re.findall(r"maxact (measure|show|tensor|doctor)\b", README))
