@@ -166,7 +166,9 @@ def main() -> None:
     except UsageError as error:
         error.show()
         code = error.exit_code
-    except BrokenPipeError:  # a pager that was left
+    except (BrokenPipeError, SystemExit) as end:  # a pager that was left; inside a command typer makes it an exit
+        if isinstance(end, SystemExit) and not isinstance(end.__context__, BrokenPipeError):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:

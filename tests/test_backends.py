@@ -14,6 +14,8 @@ from maxact_kernels import ProbeState, backends, dispatch, fused_probe
 
 PACKAGE = Path(maxact_kernels.__file__).parent
 PROBE_TWICE = """
+import sys  # an editable installation would find the compiled module in the sources
+sys.meta_path[:] = [finder for finder in sys.meta_path if "__editable__" not in finder.__module__]
 import torch, warnings
 from maxact_kernels import backends, fused_probe
 row = next(row for row in backends() if row.name == "cpu")

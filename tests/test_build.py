@@ -54,6 +54,7 @@ def test_without_a_compiler_the_package_installs_says_so_and_works(sources, tmp_
         assert not [name for name in archive.namelist() if name.endswith(".so")]
         archive.extractall(tmp_path / "site")
     code = (
+        "import sys; sys.meta_path[:] = [f for f in sys.meta_path if '__editable__' not in f.__module__]\n"
         "import warnings; warnings.simplefilter('always')\n"
         "import torch, maxact_kernels; print(maxact_kernels.__file__)\n"
         "from maxact_kernels import backends, fused_probe\n"

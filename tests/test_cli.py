@@ -208,7 +208,7 @@ def test_every_command_has_help_with_an_example_that_begins_with_its_name(comman
 
 
 def test_output_cut_off_by_a_pager_is_no_error(tmp_path):
-    np.save(tmp_path / "x.npy", np.ones((2, 3), dtype=np.float32))
-    command = f"{sys.executable} -m maxact tensor {tmp_path / 'x.npy'} --json | head -1; exit ${{PIPESTATUS[0]}}"
+    np.save(tmp_path / "x.npy", np.ones((100, 30), dtype=np.float32))
+    command = f"{sys.executable} -m maxact tensor {tmp_path / 'x.npy'} --topk 1000 --json | (sleep 1; head -1); exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=os.environ)
     assert done.returncode == 0 and "Traceback" not in done.stderr
