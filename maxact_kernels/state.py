@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import torch
 
-from . import dispatch, storage
+from . import dispatch, op, storage
 from .fields import DTYPES, Options, fields
 from .merge import merge
 from .summary import Summary
@@ -101,6 +101,7 @@ class ProbeState:
             if field.empty != 0:
                 self.fields[field.name].fill_(field.empty)
         self.handle = self.backend.prepare(self)
+        self.key = op.enter(self)
 
     @property
     def d(self) -> int:
@@ -124,6 +125,9 @@ class ProbeState:
 
         An empty tensor changes nothing. Raises TypeError or ValueError, before anything is changed, on any other input.
         """
+        if torch.compiler.is_compiling():
+            torch.ops.maxact.update(self.buffer, x, mask, token_ids, self.key)
+            return
         _check_tensor(x)
         if x.shape[-1] != self.options.d:
             raise ValueError(f"x: width {x.shape[-1]}, expected {self.options.d} like the state")
