@@ -34,9 +34,9 @@ def median_seconds(call: Callable[[], object], at_least: int = 7, seconds: float
     return statistics.median(times)
 
 
-def verify(case: Case, x: torch.Tensor, backend: str) -> None:
+def verify(case: Case, x: torch.Tensor, backend: str, mask: torch.Tensor | None = None) -> None:
     """Everything exact equals the reference bit for bit; raises AssertionError with the field otherwise."""
-    ours, oracle = (fused_probe(x, backend=name, **case.options) for name in (backend, "reference"))
+    ours, oracle = (fused_probe(x, mask=mask, backend=name, **case.options) for name in (backend, "reference"))
     for field in fields(ours.options):
         if field.name != "sum" and field.name not in INT8_SUMS:  # floats of another order of addition
             mine, theirs = ours.fields[field.name], oracle.fields[field.name]
@@ -66,7 +66,7 @@ def main() -> None:
         print(" ".join(str(v) for v in list(rows[-1].values())[3:]), flush=True)
 
     for case in CPU_CASES:
-        x = make(case, "cpu")
+        x, _ = make(case)
         verify(case, x, "cpu")
         state = ProbeState(x.shape[-1], x.dtype, backend="cpu", **case.options)
         record(case, "fused_probe, cpu backend", median_seconds(lambda: state.update(x)))

@@ -6,7 +6,7 @@ import importlib
 
 import torch
 
-from .layout import rows
+from .layout import runs
 
 NAME = "cpu"
 DEVICE_TYPES = ("cpu",)
@@ -34,19 +34,6 @@ def prepare(state):
 
 def update(state, x: torch.Tensor, mask: torch.Tensor | None, token_ids: torch.Tensor | None) -> None:
     """Fold x [..., d] into the state's fields; mask bool and token_ids int64 have x's leading shape."""
-    if x.stride(-1) != 1 and x.shape[-1] > 1:
-        x = x.contiguous()
-    mask = None if mask is None else mask.contiguous()
-    token_ids = None if token_ids is None else token_ids.contiguous()
     n_threads = torch.get_num_threads()
-    for run in rows(x):
-        state.handle.update(
-            run.x.data_ptr(),
-            run.n_rows,
-            run.inner,
-            run.inner_stride,
-            run.outer_stride,
-            0 if mask is None else mask.data_ptr() + run.first * mask.element_size(),
-            0 if token_ids is None else token_ids.data_ptr() + run.first * token_ids.element_size(),
-            n_threads,
-        )
+    for run in runs(x, mask, token_ids):
+        state.handle.update(*run, n_threads)

@@ -1,26 +1,39 @@
-"""Any tensor [..., d] as rows that a kernel can address: an address, a count and two strides."""
+"""Any tensor [..., d] as rows that a kernel can address: addresses, a count and two strides."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 
-
-class Rows(NamedTuple):
-    """Row r begins (r // inner) * outer_stride + (r % inner) * inner_stride elements after x's first."""
-
-    x: torch.Tensor
-    n_rows: int
-    inner: int
-    inner_stride: int
-    outer_stride: int
-    first: int  # index of row 0 among all tokens of the tensor
+Run = tuple[int, int, int, int, int, int, int]
 
 
-def rows(x: torch.Tensor) -> Iterator[Rows]:
-    """Cut x [..., d], last axis contiguous, into as few such runs of rows as its strides allow; most tensors are one."""
+def runs(x: torch.Tensor, mask: torch.Tensor | None, token_ids: torch.Tensor | None) -> Iterator[Run]:
+    """Cut x into as few runs of rows as its strides allow; most tensors are one.
+
+    Each run is (address of x, n_rows, inner, inner_stride, outer_stride, address of mask, address of token_ids), an
+    absent tensor 0: row r begins (r // inner) * outer_stride + (r % inner) * inner_stride elements after the address.
+    A last axis that is not contiguous is copied. The tensors must outlive what the addresses are used for.
+    """
+    if x.stride(-1) != 1 and x.shape[-1] > 1:
+        x = x.contiguous()
+    mask = None if mask is None else mask.contiguous()
+    token_ids = None if token_ids is None else token_ids.contiguous()
+    for part, first, n_rows, inner, inner_stride, outer_stride in _cut(x, 0):
+        yield (
+            part.data_ptr(),
+            n_rows,
+            inner,
+            inner_stride,
+            outer_stride,
+            0 if mask is None else mask.data_ptr() + first * mask.element_size(),
+            0 if token_ids is None else token_ids.data_ptr() + first * token_ids.element_size(),
+        )
+
+
+def _cut(x: torch.Tensor, first: int) -> Iterator[tuple[torch.Tensor, int, int, int, int, int]]:
+    """(part of x, index of its first token, n_rows, inner, inner_stride, outer_stride)"""
     axes: list[tuple[int, int]] = []  # (size, stride) of the leading axes, outermost first, neighbours joined
     for size, stride in zip(x.shape[:-1], x.stride()[:-1]):
         if size == 1:
@@ -31,10 +44,9 @@ def rows(x: torch.Tensor) -> Iterator[Rows]:
             axes.append((size, stride))
     if len(axes) <= 2:
         (outer, outer_stride), (inner, inner_stride) = ([(1, 0), (1, 0)] + axes)[-2:]
-        yield Rows(x, outer * inner, inner, inner_stride, outer_stride, 0)
+        yield x, first, outer * inner, inner, inner_stride, outer_stride
         return
     axis = next(i for i, size in enumerate(x.shape) if size > 1)
-    tokens = x[..., 0].select(axis, 0).numel()
+    n_tokens = x[..., 0].select(axis, 0).numel()
     for i, part in enumerate(x.unbind(axis)):
-        for run in rows(part):
-            yield run._replace(first=run.first + i * tokens)
+        yield from _cut(part, first + i * n_tokens)

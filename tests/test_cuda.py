@@ -1,0 +1,134 @@
+"""What a GPU adds to the laws: streams, graphs, devices, no waiting and no allocation, determinism, size."""
+
+import pytest
+import torch
+from probes import EVERYTHING, REFERENCE, assert_agrees, assert_identical, noise
+
+from maxact_kernels import ProbeState, backends, fused_probe
+
+WHY_NOT = {row.name: row.why_not for row in backends()}.get("cuda", "there is no cuda backend")
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))]
+
+
+def state_for(x: torch.Tensor, **options) -> ProbeState:
+    return ProbeState(x.shape[-1], x.dtype, x.device, backend="cuda", **options)
+
+
+@pytest.fixture
+def x():
+    return noise(3000, 1024, dtype=torch.bfloat16).cuda()
+
+
+def test_an_update_waits_for_nothing_and_allocates_nothing(x):
+    state, mask = state_for(x), torch.rand(3000, device="cuda") < 0.7
+    ids = torch.arange(3000, device="cuda")
+    for arguments in ((x,), (x, mask), (x, mask, ids)):
+        state.update(*arguments)
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_stats()["allocation.all.allocated"]
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            state.update(*arguments)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert torch.cuda.memory_stats()["allocation.all.allocated"] == before
+
+
+def test_a_hundred_replays_of_a_graph_count_a_hundred_times(x):
+    eager, state = state_for(x), state_for(x)
+    warm = state_for(x)
+    warm.update(x)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        state.update(x)
+    for _ in range(100):
+        graph.replay()
+        eager.update(x)
+    assert_identical(state, eager)  # default token ids included: the count of tokens is read on the device
+    assert state.summary().n_tokens == 300_000
+
+
+def test_twenty_runs_give_the_same_bits_float_sums_too(x):
+    first = fused_probe(x, backend="cuda", **EVERYTHING)
+    for _ in range(20):
+        assert_identical(fused_probe(x, backend="cuda", **EVERYTHING), first)
+
+
+def test_the_same_bits_however_the_rows_are_split(x):
+    whole = fused_probe(x, backend="cuda", **EVERYTHING)
+    for sizes in ((1, 2999), (1000, 1000, 1000), (37, 2000, 963)):
+        parts = state_for(x, **EVERYTHING)
+        for part in x.split(sizes):
+            parts.update(part)
+        assert_identical(parts, whole)
+
+
+def test_updates_run_on_the_current_stream(x):
+    stream = torch.cuda.Stream()
+    state = state_for(x)
+    torch.cuda.synchronize()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        y = x.clone()
+        for _ in range(50):
+            y.mul_(1.01)  # long enough that another stream would read too early
+        state.update(y)
+    torch.cuda.current_stream().wait_stream(stream)
+    assert_identical(state, fused_probe(y, backend="cuda"))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU")
+def test_a_tensor_on_another_gpu_than_the_current_is_measured_there(x):
+    with torch.cuda.device(0):
+        there = fused_probe(x.to("cuda:1"), backend="cuda")
+    assert there.device == torch.device("cuda:1")
+    here = fused_probe(x, backend="cuda")
+    assert here.summary().scalars() == there.summary().scalars()
+
+
+def test_a_state_from_the_gpu_merges_with_one_from_the_cpu(x):
+    gpu = fused_probe(x, backend="cuda")
+    cpu = fused_probe(x.cpu())
+    gpu.merge(cpu)
+    twice = fused_probe(x, backend="cuda")
+    twice.merge(fused_probe(x, backend="cuda"))
+    assert gpu.summary().n_elements == twice.summary().n_elements == 2 * x.numel()
+    assert (gpu.summary().counts == twice.summary().counts).all()
+
+
+def test_more_than_two_to_the_31_elements_are_counted_and_found():
+    n, d = (1 << 31) // 4096 + 100, 4096
+    x = torch.zeros(n, d, dtype=torch.bfloat16, device="cuda")
+    x[-1, -1], x[-3, 7], x[5, 5] = -3.0, 2.0, 1.0
+    s = fused_probe(x, topk=4, backend="cuda").summary()
+    assert s.n_elements == n * d == s.n_zero + 3
+    assert s.topk.values.tolist() == [-3.0, 2.0, 1.0, 0.0]
+    assert s.topk.token_ids.tolist() == [n - 1, n - 3, 5, 0] and s.topk.features.tolist() == [d - 1, 7, 5, 0]
+
+
+@pytest.mark.parametrize("data", ["ascending", "descending", "equal", "zeros"])
+@pytest.mark.parametrize("topk", [1, 100, 1024])
+def test_the_worst_orders_for_a_list_of_candidates(data, topk):
+    n, d = 4000, 512
+    ramp = torch.arange(n * d, dtype=torch.float32).view(n, d) * 1e-3
+    x = {"ascending": ramp, "descending": ramp.flip(0), "equal": ramp * 0 + 7, "zeros": ramp * 0}[data].bfloat16()
+    ours = fused_probe(x.cuda(), topk=topk, backend="cuda")
+    assert_agrees(ours, REFERENCE.probe(x, topk=topk), x)
+
+
+def test_inductor_keeps_one_graph_and_the_same_bits(x):
+    torch._dynamo.reset()
+    state, eager = state_for(x), state_for(x)
+
+    def step(x):
+        y = torch.nn.functional.gelu(x)
+        state.update(y)
+        return y + 1
+
+    compiled = torch.compile(step, fullgraph=True)
+    for _ in range(3):
+        compiled(x)
+    for _ in range(3):
+        eager.update(torch.compile(lambda x: torch.nn.functional.gelu(x))(x))
+    assert state.summary().n_tokens == 9000
+    assert_identical(state, eager)
