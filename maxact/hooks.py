@@ -164,12 +164,12 @@ class Probe:
             "or around their hooks (torch.compile does so)"
         )
 
-    def run(self) -> Run:
-        """The run so far. Raises RuntimeError if a site has not seen a tensor."""
+    def run(self, provenance: dict | None = None) -> Run:
+        """The run so far; `provenance` says more of where it comes from. Raises RuntimeError if a site saw no tensor."""
         from .run import Run
 
         self.check()
-        return Run.from_probe(self)
+        return Run.from_probe(self, {"model": describe(self.model)} | (provenance or {}))
 
     def snapshot(self) -> Snapshot:
         """Keep everything as it is now, for `restore`. The copies go into the same memory each time."""
@@ -256,3 +256,12 @@ class Probe:
 
 def _is_ours(hook) -> bool:
     return isinstance(getattr(hook, "__self__", None), Probe)
+
+
+def describe(model: nn.Module) -> dict:
+    """What a model says of itself: its class, its type in transformers, the dtype of its weights."""
+    return {
+        "model_id": type(model).__name__,
+        "model_type": getattr(getattr(model, "config", None), "model_type", None),
+        "dtype": str(next((p.dtype for p in model.parameters()), None)).removeprefix("torch."),
+    }

@@ -13,7 +13,7 @@ import torch
 
 from . import __version__
 from .corpus import Corpus, Encoded, encode, load_corpus
-from .hooks import Probe, attach
+from .hooks import Probe, attach, describe
 from .run import Run
 
 
@@ -130,7 +130,7 @@ def measure(
             "maxact": __version__,
             "created": started.isoformat(timespec="seconds"),
             "partial": interrupted,
-            "model": {},
+            "model": describe(model),
             "site_set": sites if isinstance(sites, str) else list(sites),
             "corpus": {
                 "name": corpus.name,

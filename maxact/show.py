@@ -37,14 +37,14 @@ def print_run(run: Run, console: Console, kind: str = "hidden") -> None:
 def _heading(run: Run) -> list[str]:
     p, model, corpus = run.provenance, run.provenance.get("model", {}), run.provenance.get("corpus", {})
     around = [name for name in ("bos", "special_tokens", "chat_template") if corpus.get(name)]
-    parts = [
-        safe(model.get("model_id", "model")),
-        safe(model.get("dtype", "?")),
-        f"corpus {safe(corpus.get('name', '?'))}",
-        f"{number(p.get('n_samples'))} samples",
-        f"{number(p.get('n_tokens'))} tokens",
-        " and ".join(around).replace("_", " ") or "no special tokens",
-    ]
+    parts = [safe(model[key]) for key in ("model_id", "dtype") if key in model]
+    if corpus:
+        parts += [
+            f"corpus {safe(corpus.get('name'))}",
+            f"{number(p.get('n_samples'))} samples",
+            f"{number(p.get('n_tokens'))} tokens",
+            " and ".join(around).replace("_", " ") or "no special tokens",
+        ]
     if corpus.get("n_truncated"):
         parts.append(f"{number(corpus['n_truncated'])} samples cut to {number(corpus.get('max_length'))} tokens")
     lines = [" · ".join(parts)]
