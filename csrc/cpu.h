@@ -9,8 +9,6 @@
 
 namespace maxact {
 
-enum class Dtype { bfloat16, float16, float32 };
-
 // Rows of a tensor [n_rows, d] in memory: row r begins (r / inner) * outer_stride + (r % inner) * inner_stride elements
 // after `data`, its elements side by side. `mask` (bytes) and `token_ids` have one entry a row or are null.
 struct Rows {

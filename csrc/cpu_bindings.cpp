@@ -1,38 +1,9 @@
 // maxact_kernels._cpu: the CPU backend for Python. Tensors cross as addresses; no PyTorch is linked.
-#include <pybind11/pybind11.h>
-
-#include <stdexcept>
-#include <string>
-
+#include "bindings.h"
 #include "cpu.h"
 
 namespace py = pybind11;
 using namespace maxact;
-
-namespace {
-
-Fields fields_from(const py::dict& addresses) {
-  Fields fields;
-  size_t taken = 0;
-#define FIELD(type, name)                                                             \
-  if (addresses.contains(#name)) {                                                    \
-    fields.name = reinterpret_cast<type*>(addresses[#name].cast<uintptr_t>());        \
-    ++taken;                                                                          \
-  }
-  MAXACT_FIELDS(FIELD)
-#undef FIELD
-  if (taken != addresses.size()) throw std::invalid_argument("fields.py and rules.h name different fields; rebuild");
-  return fields;
-}
-
-Dtype dtype_from(const std::string& name) {
-  if (name == "bfloat16") return Dtype::bfloat16;
-  if (name == "float16") return Dtype::float16;
-  if (name == "float32") return Dtype::float32;
-  throw std::invalid_argument("dtype: " + name + ", expected bfloat16, float16 or float32");
-}
-
-}  // namespace
 
 PYBIND11_MODULE(_cpu, module) {
   py::class_<CpuProbe>(module, "CpuProbe")

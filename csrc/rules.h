@@ -22,6 +22,8 @@ constexpr int kExponentMin = -384, kExponents = 704;
 constexpr int64_t kNoToken = std::numeric_limits<int64_t>::max();
 constexpr uint32_t kInfinity = 0x7F800000u;  // the bits of float32 inf; larger magnitudes are nan
 
+enum class Dtype { bfloat16, float16, float32 };
+
 // A state's fields, in the order of fields.py. A null pointer: an option left the field out.
 #define MAXACT_FIELDS(FIELD)                                                                              \
   FIELD(int64_t, n_elements) FIELD(int64_t, n_tokens) FIELD(int64_t, n_zero) FIELD(int64_t, n_nan)         \

@@ -9,7 +9,7 @@ from functools import lru_cache
 from types import ModuleType
 from typing import NamedTuple
 
-PREFERENCE = ("cpu", "reference")
+PREFERENCE = ("cuda", "cpu", "reference")
 
 
 class Backend(NamedTuple):
@@ -38,25 +38,27 @@ def choose(device_type: str, backend: str | None) -> ModuleType:
 
 @lru_cache
 def _choose(device_type: str, asked: str | None, asked_by: str) -> ModuleType:
-    refusals = []
+    refusals, elsewhere = [], []
     for name in PREFERENCE:
         if asked not in (None, name):
             continue
         module = _module(name)
         if module.DEVICE_TYPES is not None and device_type not in module.DEVICE_TYPES:
-            refusals.append(f"{name} runs on {' and '.join(module.DEVICE_TYPES)} tensors, this one is on {device_type}")
+            elsewhere.append(
+                f"{name} runs on {' and '.join(module.DEVICE_TYPES)} tensors, this one is on {device_type}"
+            )
         elif why_not := module.unavailable():
             refusals.append(why_not)
         else:
             if name == "reference" and asked is None:
                 warnings.warn(
-                    f"maxact: {'; '.join(refusals)}. Using the reference backend: the same results, many times slower.",
+                    f"maxact: {'; '.join(refusals or elsewhere)}. Using the reference backend: the same results, many times slower.",
                     stacklevel=5,
                 )
             return module
-    if not refusals:
+    if not refusals + elsewhere:
         raise ValueError(f"{asked_by}: {asked!r}, expected one of {', '.join(PREFERENCE)}")
-    raise ValueError(f"{asked_by}: {asked!r} cannot be used: {'; '.join(refusals)}")
+    raise ValueError(f"{asked_by}: {asked!r} cannot be used: {'; '.join(refusals + elsewhere)}")
 
 
 def _module(name: str) -> ModuleType:

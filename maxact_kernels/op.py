@@ -27,7 +27,9 @@ def enter(state) -> int:
 def _update(buffer: torch.Tensor, x: torch.Tensor, mask, token_ids, key: int) -> None:
     state = _states.get(key)
     if state is None:
-        raise RuntimeError("a compiled function updates a ProbeState that is gone; keep the state as long as the function")
+        raise RuntimeError(
+            "a compiled function updates a ProbeState that is gone; keep the state as long as the function"
+        )
     # A compiler may hand over a copy and copy it back afterwards; a backend knows the addresses of the state's own.
     is_copy = buffer.data_ptr() != state.buffer.data_ptr()
     if is_copy:

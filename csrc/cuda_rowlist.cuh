@@ -1,0 +1,84 @@
+// Which rows may hold some of the k largest elements. Of the rows in the order (m_t descending, token, first feature
+// of m_t) the k first hold them all: each brings an element that comes before any element of a later row. So a block
+// lists its k first rows, one entry each, and reads them again when it is done: some four rows a block of random data.
+#pragma once
+
+#include "cuda_read.cuh"
+
+namespace maxact::cuda {
+
+// One word that a row needs to reach that of the last of the list; it tells ties apart where tokens are rows.
+__device__ __forceinline__ unsigned long long list_key(const Launch& a, uint32_t bits, int64_t row) {
+  return static_cast<unsigned long long>(bits) << 32 | (a.ids ? 0xFFFFFFFFu : ~static_cast<uint32_t>(row));
+}
+
+// The last of the listed entries. The warp holds the lock.
+__device__ __forceinline__ void find_worst(const Launch& a) {
+  Entry worst{0xFFFFFFFFu, 0, INT64_MIN};
+  uint32_t at = 0;
+  for (int i = lane_id(); i < a.o.topk; i += 32)
+    if (before(worst, list_entries(a)[i])) worst = list_entries(a)[i], at = i;
+  for (int offset = 1; offset < 32; offset <<= 1) {
+    const Entry other{__shfl_xor_sync(kAll, worst.bits, offset), __shfl_xor_sync(kAll, worst.feature_sign, offset),
+                      __shfl_xor_sync(kAll, worst.token, offset)};
+    const uint32_t other_at = __shfl_xor_sync(kAll, at, offset);
+    if (before(worst, other) || (!before(other, worst) && other_at < at)) worst = other, at = other_at;
+  }
+  if (lane_id() == 0) {
+    control().worst = worst, control().worst_at = at;
+    *static_cast<volatile unsigned long long*>(&control().worst_key) = list_key(a, worst.bits, worst.token);
+  }
+}
+
+// Lists a row unless topk rows of this block come before it. All lanes of the warp, same arguments.
+template <class T>
+__device__ __noinline__ void list_row(const Launch& a, uint32_t row, uint32_t bits) {
+  Control& c = control();
+  const uint32_t topk = a.o.topk;
+  // The worst only gets better, so an old value refuses nobody wrongly.
+  if (list_key(a, bits, row) < *static_cast<volatile unsigned long long*>(&c.worst_key)) return;
+  const Entry entry{bits, a.ids ? first_with<T>(a, row, bits) : 0, row_token(a, row)};
+  acquire(&c.lock);
+  const bool full = c.n_listed == topk;
+  if (!full || before(entry, c.worst)) {
+    const uint32_t at = full ? c.worst_at : c.n_listed;
+    __syncwarp();
+    if (lane_id() == 0) {
+      list_entries(a)[at] = entry, list_rows(a)[at] = row;
+      if (!full) c.n_listed = at + 1;
+    }
+    __syncwarp();
+    if (at + 1 == topk || full) find_worst(a);
+  }
+  release(&c.lock);
+}
+
+template <class T>
+__device__ __forceinline__ uint32_t* waiting(const Launch& a) {
+  return facts_of(a, warp_id(), sizeof(typename T::Bits)) + 64 + lane_id();
+}
+template <class T>
+__device__ __forceinline__ void wait_for_none(const Launch& a) {
+  waiting<T>(a)[0] = kNoRow;
+}
+
+// Rows that this warp has just finished, one a lane, raise the slots, and wait. Those that waited before them are
+// listed if they still reach the bar: by then it has passed nearly all, in a stream that rises and at a stream's begin
+// (listing the first 32 rows of every warp at once took 150 us).
+template <class T>
+__device__ __forceinline__ void offer_rows(const Launch& a, uint32_t row, uint32_t bits, bool on) {
+  if (on && bits > control().bar) atomicMax(a.scratch.slots + row % a.o.topk, bits);
+  uint32_t* const wait = waiting<T>(a);
+  const uint32_t old_row = wait[0], old_bits = wait[32];
+  wait[0] = on ? row : kNoRow, wait[32] = bits;
+  if (!__any_sync(kAll, old_row != kNoRow)) return;
+  const uint32_t bar = read_bar(a);
+  unsigned todo = __ballot_sync(kAll, old_row != kNoRow && old_bits >= bar &&
+                                          list_key(a, old_bits, old_row) >= *static_cast<volatile unsigned long long*>(&control().worst_key));
+  for (; todo; todo &= todo - 1) {
+    const int lane = __ffs(todo) - 1;
+    list_row<T>(a, __shfl_sync(kAll, old_row, lane), __shfl_sync(kAll, old_bits, lane));
+  }
+}
+
+}  // namespace maxact::cuda
