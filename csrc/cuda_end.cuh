@@ -102,7 +102,7 @@ __device__ __noinline__ void close_books(const Launch& a) {
     if (!a.ids) {
       if (r.ratio.id != kNoToken) r.ratio.id = default_id(a, first_token, static_cast<uint32_t>(r.ratio.id));
       if (r.peak.id != kNoToken) r.peak.id = default_id(a, first_token, static_cast<uint32_t>(r.peak.id));
-      if (r.nonfinite_token != kNoToken)
+      if (r.nonfinite_feature != kNoToken)
         r.nonfinite_token = default_id(a, first_token, static_cast<uint32_t>(r.nonfinite_token));
     }
     if (lane_id() == 0) {
@@ -110,7 +110,7 @@ __device__ __noinline__ void close_books(const Launch& a) {
       if (n_rows) {
         if (!isnan(r.ratio.ratio)) keep_ratio(f, r.ratio);
         if (!isnan(r.peak.absmax)) keep_peak(f, r.peak);
-        if (r.nonfinite_token != kNoToken) keep_nonfinite(f, r.nonfinite_token, r.nonfinite_feature);
+        if (r.nonfinite_feature != kNoToken) keep_nonfinite(f, r.nonfinite_token, r.nonfinite_feature);
         *f.max = fmaxf(*f.max, r.highest + 0.0f);  // + 0.0 drops the sign of a zero
         *f.neg_min = fmaxf(*f.neg_min, 0.0f - r.lowest);
         const float absmax = bits_float(r.absmax_bits);

@@ -80,10 +80,12 @@ Kernel kernel_of(Dtype dtype, int chunks, int lanes, int team) {
 }  // namespace
 
 std::string why_not() {
-  int n = 0;
+  int n = 0, driver = 0;
   const cudaError_t error = cudaGetDeviceCount(&n);
+  if (cudaDriverGetVersion(&driver) == cudaSuccess && driver == 0) return "the cuda backend finds no NVIDIA driver";
   if (error == cudaErrorInsufficientDriver)
-    return "the cuda backend needs a newer driver (580 or later): update the NVIDIA driver, or use the triton backend";
+    return "the cuda backend was built for CUDA " + std::to_string(CUDART_VERSION / 1000) + ", this driver is of CUDA " +
+           std::to_string(driver / 1000) + "." + std::to_string(driver % 1000 / 10) + ": update the NVIDIA driver";
   if (error != cudaSuccess) return std::string("the cuda backend finds no GPU: ") + cudaGetErrorString(error);
   if (n == 0) return "the cuda backend finds no GPU";
   return "";

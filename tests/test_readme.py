@@ -36,6 +36,36 @@ def test_every_time_in_the_table_is_in_the_committed_results():
     assert shown == {name: f"{measured[what]:.1f}" for name, what in names.items()}
 
 
+def results(name: str) -> list[dict]:
+    with open(ROOT / "benchmarks" / "results" / name) as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_bandwidth_in_the_table_is_in_the_committed_results():
+    rows = [row for row in results("roofline-h100-80gb-hbm3.csv") if (row["d"], row["data"]) == ("4096", "tokens")]
+    rows = [row for row in rows if row["dtype"] == "bfloat16" and row["layout"] == "contiguous"]
+    measured = {(row["case"], row["what"]): row["gbps"] for row in rows}
+    table = re.search(r"\| bfloat16 \[131072, 4096\].*?\n\n", README, re.DOTALL)[0]
+    shown = re.findall(r"^\| .+? \| ([\d.]+) \|$", table, re.MULTILINE)
+    names = [
+        ("ceiling", "read-only kernel"),
+        ("all statistics", "aminmax"),
+        ("counts=False, medians=False", "fused_probe"),
+    ]
+    names += [("all statistics", what) for what in ("fused_probe", "abs().amax()", "eager, all statistics")]
+    assert shown == [measured[name] for name in names]
+
+
+def test_every_overhead_in_the_table_is_in_the_committed_results():
+    measured = {(row["model"], row["what"]): row for row in results("model-overhead-h100-80gb-hbm3.csv")}
+    shown = re.findall(r"^\| (Qwen3-\S+) shape.*?\| ([\d.]+) \| ([\d.]+) \| ([\d.]+) % \|$", README, re.MULTILINE)
+    assert len(shown) == 2
+    for model, bare, probed, over in shown:
+        row = measured[model, "attach, all statistics"]
+        assert bare == f"{float(measured[model, 'bare']['time_ms']):.1f}"
+        assert (probed, over) == (f"{float(row['time_ms']):.1f}", f"{100 * float(row['over_bare']):.1f}")
+
+
 def test_every_file_that_the_readme_names_is_there():
     named = re.findall(r"\b(?:csrc|maxact|maxact_kernels|benchmarks|tests)/[\w/.]+\.\w+", README)
     assert len(named) > 5 and all((ROOT / name).is_file() for name in named), named

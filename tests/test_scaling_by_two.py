@@ -38,7 +38,9 @@ def test_doubling_moves_exponents_only(place, dtype, data):
     for name in once.fields.keys() - {*DOUBLED, *SHIFTED}:
         assert torch.equal(bits(twice.fields[name]), bits(once.fields[name])), name
     for name in DOUBLED:
-        assert torch.equal(bits(twice.fields[name]), bits(once.fields[name] * 2)), name
+        assert torch.equal(bits(twice.fields[name]), bits(once.fields[name].cpu() * 2)), (
+            name
+        )  # a GPU has nans of its own
     for name, places in (("sum", 1), ("int8_abs_sum", 1), ("int8_error_abs_sum", 1), ("int8_square_sum", 2),
                          ("int8_error_square_sum", 2)):  # fmt: skip
         assert torch.equal(twice.fields[name], once.fields[name].roll(places)), name
