@@ -1,8 +1,6 @@
 # Two commands do all the set-up: `make demo` and `make test`. Each makes its own environment in .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
-# The CUDA kernels take minutes to compile: here only where a GPU can run them. `pip install` builds them wherever nvcc is.
-export MAXACT_BUILD_CUDA ?= $(if $(shell command -v nvidia-smi),,0)
 
 .PHONY: demo test lint bench clean
 

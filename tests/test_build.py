@@ -45,7 +45,7 @@ def build(sources, tmp_path, **environment):
         ],
         capture_output=True,
         text=True,
-        env=os.environ | {"MAXACT_BUILD_CUDA": "0"} | environment,  # minutes of nvcc: test_cuda_build.py
+        env=os.environ | {"MAXACT_BUILD_CUDA": "0"} | environment,  # minutes of nvcc: see test_cuda_build.py
     )
     return done, next((tmp_path / "out").glob("*.whl"), None) if done.returncode == 0 else None
 

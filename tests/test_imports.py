@@ -89,5 +89,5 @@ def test_csrc_knows_no_pytorch():
 
 def test_only_the_bindings_know_python():
     for path in (ROOT / "csrc").iterdir():
-        knows = re.search(r'#\s*include\s*[<"](pybind11|Python\.h)', path.read_text()) is not None
+        knows = re.search(r'#\s*include\s*[<"](pybind11|Python\.h|bindings\.h)', path.read_text()) is not None
         assert knows == ("bindings" in path.name), path.name
