@@ -17,7 +17,10 @@ DEVICE_TYPES = ("cuda",)
 def unavailable() -> str | None:
     """Why this backend cannot run here, or None."""
     if find_spec(f"{__package__}._cuda") is None:
-        return "the cuda backend was not built: install the CUDA toolkit (nvcc, 12.8 or later) and install maxact again"
+        return (
+            "the cuda backend was not built: install maxact again beside an NVIDIA driver and the CUDA toolkit "
+            "(nvcc, 12.8 or later), or with MAXACT_BUILD_CUDA=1"
+        )
     try:
         from . import _cuda
     except ImportError as error:
