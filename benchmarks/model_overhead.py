@@ -22,7 +22,7 @@ from .baselines import eager
 
 RESULTS = Path(__file__).parent / "results"
 VOCAB = 151936
-# Shapes as the configs of the published checkpoints have them; batch and length of the trial in arXiv 2605.15572's setting.
+# Shapes as the configs of the published checkpoints have them; beside each its batch and length.
 MODELS = {
     "Qwen3-0.6B": ("qwen3", (8, 2048), dict(hidden_size=1024, intermediate_size=3072, num_hidden_layers=28,
                    num_attention_heads=16, num_key_value_heads=8, head_dim=128, tie_word_embeddings=True)),

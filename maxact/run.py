@@ -77,7 +77,7 @@ class Run:
 
     @property
     def M(self) -> float:  # noqa: N802
-        """Largest absmax over all sites but routers (arXiv 2605.15572, section 3); nan without any token."""
+        """Largest absmax over all sites but routers (arXiv 2605.15572); nan without any token."""
         return max((self.sites[name].absmax for name in self._ranked_sites()), default=math.nan)
 
     def peaks(self) -> list[Place]:

@@ -13,7 +13,7 @@ from .merge import merge, merge_ranking
 NAME = "reference"
 DEVICE_TYPES = None  # any
 
-_CHUNK_ELEMENTS = 1 << 24  # bounds the working memory to some 600 MB; no statistic depends on it
+_CHUNK_ELEMENTS = 1 << 24  # bounds the working memory; no statistic depends on it
 
 
 def unavailable() -> str | None:
