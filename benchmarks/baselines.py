@@ -1,6 +1,8 @@
-"""What a user would use today in place of fused_probe: the fastest plain PyTorch found for each part."""
+"""What a user would use today in place of fused_probe: the fastest plain PyTorch found for each part, and calibrators."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 
@@ -8,6 +10,16 @@ import torch
 def aminmax(x: torch.Tensor):
     """Signed extremes alone."""
     return torch.aminmax(x)
+
+
+def absmax(x: torch.Tensor):
+    """The largest magnitude alone."""
+    return x.abs().amax()
+
+
+def histogram(x: torch.Tensor):
+    """512 bins of magnitudes; its counts are float32 and stop at 2^24."""
+    return torch.histc(x.abs().float(), 512)
 
 
 def abs_sum(x: torch.Tensor):
@@ -64,9 +76,31 @@ def eager(x: torch.Tensor):
 
 BASELINES = {
     "aminmax": aminmax,
+    "abs().amax()": absmax,
     "abs().float().sum()": abs_sum,
     "row median": row_median,
     "counts": count_magnitudes,
+    "histc(|x|.float(), 512)": histogram,
     "top-100": topk,
     "eager, all statistics": eager,
 }
+
+
+def calibrators() -> dict[str, Callable[[torch.Tensor], object]]:
+    """What libraries of quantization watch activations with, as they do it; prints why one is left out."""
+    found = {}
+    try:
+        from modelopt.torch.quantization.calib import HistogramCalibrator, MaxCalibrator
+
+        found["modelopt MaxCalibrator"] = MaxCalibrator().collect  # absmax
+        found["modelopt HistogramCalibrator"] = HistogramCalibrator().collect  # 2048 bins of magnitudes
+    except ImportError as error:
+        print(f"without the calibrators of nvidia-modelopt: {error}")
+    try:
+        from compressed_tensors.quantization import QuantizationArgs
+        from llmcompressor.observers import StaticMinMaxObserver
+
+        found["llm-compressor StaticMinMaxObserver"] = StaticMinMaxObserver("input", QuantizationArgs())  # extremes
+    except ImportError as error:
+        print(f"without the observer of llm-compressor: {error}")
+    return found

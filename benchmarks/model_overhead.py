@@ -7,6 +7,7 @@ on the same sites that compute the same in eager PyTorch. Writes benchmarks/resu
 from __future__ import annotations
 
 import csv
+import gc
 import re
 import statistics
 import sys
@@ -79,37 +80,43 @@ def add_eager_hooks(model) -> list:
     return handles
 
 
+def overhead(name: str) -> list[dict]:
+    """The rows of one model: bare, with `attach`, with eager hooks."""
+    model = build(name)
+    shape = MODELS[name][1]
+    ids = torch.randint(VOCAB, shape, device="cuda")
+    bare = forward_seconds(model, ids)
+    with attach(model) as probe:
+        probed = forward_seconds(model, ids)
+        probe.check()
+    again = forward_seconds(model, ids)
+    handles = add_eager_hooks(model)
+    hooked = forward_seconds(model, ids, 2)
+    for handle in handles:
+        handle.remove()
+    bare = min(bare, again)
+    return [
+        {
+            "device": torch.cuda.get_device_name(),
+            "torch": torch.__version__,
+            "model": name,
+            "batch": f"{shape[0]}x{shape[1]}",
+            "n_sites": len(probe.states),
+            "what": what,
+            "time_ms": round(seconds * 1e3, 2),
+            "over_bare": round(seconds / bare - 1, 4),
+        }
+        for what, seconds in (("bare", bare), ("attach, all statistics", probed), ("eager hooks, the same", hooked))
+    ]
+
+
 def main() -> None:
     rows = []
     for name in sys.argv[1:] or MODELS:
-        model = build(name)
-        shape = MODELS[name][1]
-        ids = torch.randint(VOCAB, shape, device="cuda")
-        bare = forward_seconds(model, ids)
-        with attach(model) as probe:
-            probed = forward_seconds(model, ids)
-            probe.check()
-            n_sites = len(probe.states)
-        again = forward_seconds(model, ids)
-        handles = add_eager_hooks(model)
-        hooked = forward_seconds(model, ids, 2)
-        for handle in handles:
-            handle.remove()
-        bare = min(bare, again)
-        for what, seconds in (("bare", bare), ("attach, all statistics", probed), ("eager hooks, the same", hooked)):
-            row = {
-                "device": torch.cuda.get_device_name(),
-                "torch": torch.__version__,
-                "model": name,
-                "batch": f"{shape[0]}x{shape[1]}",
-                "n_sites": n_sites,
-                "what": what,
-                "time_ms": round(seconds * 1e3, 2),
-                "over_bare": round(seconds / bare - 1, 4),
-            }
-            rows.append(row)
+        rows += overhead(name)
+        for row in rows[-3:]:
             print(" ".join(str(v) for v in list(row.values())[2:]), flush=True)
-        del model
+        gc.collect()  # 57 GiB of weights need the whole card: nothing of the last model may wait to be collected
         torch.cuda.empty_cache()
     device = re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower().removeprefix("nvidia ")).strip("-")
     RESULTS.mkdir(exist_ok=True)

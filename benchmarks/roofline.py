@@ -18,7 +18,7 @@ import torch
 
 from maxact_kernels import ProbeState, _cuda
 
-from .baselines import BASELINES
+from .baselines import BASELINES, calibrators
 from .cases import GPU_CASES, SMALL_GPU_CASES, Case, bytes_that_count, make
 from .throughput import verify
 
@@ -162,11 +162,9 @@ def baselines(case: Case, record, compiled: bool) -> None:
     case = case._replace(shape=(case.shape[0] // 4, case.shape[1]), target=None)
     x, _ = make(case, "cuda")
     n_bytes = bytes_that_count(case, None)
-    for name, baseline in BASELINES.items():
+    for name, baseline in (BASELINES | calibrators()).items():
         if name != "aminmax":
-            record(case, name, gpu_seconds(lambda: baseline(x), 3), n_bytes)
-    record(case, "abs().amax()", gpu_seconds(lambda: x.abs().amax(), 5), n_bytes)
-    record(case, "histc(|x|.float(), 512)", gpu_seconds(lambda: torch.histc(x.abs().float(), 512), 3), n_bytes)
+            record(case, name, gpu_seconds(lambda: baseline(x), 5), n_bytes)
     if compiled:
         function = torch.compile(BASELINES["eager, all statistics"])
         record(case, "eager, all statistics, under torch.compile", gpu_seconds(lambda: function(x), 3), n_bytes)

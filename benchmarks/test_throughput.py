@@ -1,14 +1,25 @@
-"""The same cases under pytest-benchmark: `pytest benchmarks --benchmark-only`."""
+"""The same cases under pytest-benchmark: `pytest benchmarks --benchmark-only`, on the CPU and on a GPU.
+
+What is timed includes the wait for the GPU, its L2 not flushed; `python -m benchmarks.roofline` times the kernels.
+"""
 
 import pytest
+import torch
 
-from maxact_kernels import ProbeState
+from maxact_kernels import ProbeState, backends
 
 from .baselines import BASELINES
-from .cases import CPU_CASES, make
+from .cases import CPU_CASES, GPU_CASES, SMALL_GPU_CASES, make
+
+PLAIN = [case for case in GPU_CASES if (case.shape[1], case.data, case.layout) == (4096, "tokens", "contiguous")]
+WHY_NOT = {row.name: row.why_not for row in backends()}["cuda"]
 
 
-@pytest.mark.parametrize("case", CPU_CASES, ids=lambda c: f"{c.name}-{c.dtype}-{c.shape[0]}x{c.shape[1]}")
+def shown(case):
+    return f"{case.name}-{case.dtype}-{case.shape[0]}x{case.shape[1]}"
+
+
+@pytest.mark.parametrize("case", CPU_CASES, ids=shown)
 def test_fused_probe(benchmark, case):
     x, _ = make(case)
     state = ProbeState(x.shape[-1], x.dtype, **case.options)
@@ -18,3 +29,19 @@ def test_fused_probe(benchmark, case):
 @pytest.mark.parametrize("name", BASELINES)
 def test_what_a_user_would_use(benchmark, name):
     benchmark(BASELINES[name], make(CPU_CASES[0])[0])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
+@pytest.mark.parametrize("what", ["fused_probe", "aminmax"])
+@pytest.mark.parametrize("case", PLAIN + SMALL_GPU_CASES, ids=shown)
+def test_on_the_gpu(benchmark, case, what):
+    x, _ = make(case, "cuda")
+    state = ProbeState(x.shape[-1], x.dtype, "cuda", backend="cuda", **case.options)
+    call = {"fused_probe": state.update, "aminmax": torch.aminmax}[what]
+
+    def timed():
+        call(x)
+        torch.cuda.synchronize()
+
+    benchmark(timed)

@@ -17,7 +17,7 @@ import torch
 from maxact_kernels import ProbeState, fused_probe
 from maxact_kernels.fields import INT8_SUMS, fields
 
-from .baselines import BASELINES
+from .baselines import BASELINES, calibrators
 from .cases import CPU_CASES, Case, make
 
 RESULTS = Path(__file__).parent / "results"
@@ -71,7 +71,7 @@ def main() -> None:
         state = ProbeState(x.shape[-1], x.dtype, backend="cpu", **case.options)
         record(case, "fused_probe, cpu backend", median_seconds(lambda: state.update(x)))
         if case == CPU_CASES[0]:
-            for name, baseline in BASELINES.items():
+            for name, baseline in (BASELINES | calibrators()).items():
                 record(case, name, median_seconds(lambda: baseline(x)))
             reference = ProbeState(x.shape[-1], x.dtype, backend="reference", **case.options)
             record(case, "fused_probe, reference backend", median_seconds(lambda: reference.update(x), at_least=3))
