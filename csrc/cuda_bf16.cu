@@ -1,12 +1,12 @@
-// The kernels for bfloat16. Chunks a lane that occur: 2 (d = 64), 4 (128), 9 (576), 16 (1024), 8 (2048), 12 (2880),
-// 16 (4096); in teams 10 (4608, 5120), 12 (5376), 16 (8192 and up). Other widths take the next larger one.
+// The kernels for bfloat16.
 #include "cuda_kernels.cuh"
 
 namespace maxact::cuda {
-#define LIST(T)                                                                                              \
-  MAXACT_KERNEL(T, 2, 0, Alone) MAXACT_KERNEL(T, 4, 0, Alone) MAXACT_KERNEL(T, 9, 0, Alone)                  \
-  MAXACT_KERNEL(T, 16, 0, Alone) MAXACT_KERNEL(T, 8, 32, Alone) MAXACT_KERNEL(T, 12, 32, Alone)              \
-  MAXACT_KERNEL(T, 16, 32, Alone) MAXACT_KERNEL(T, 10, 32, Team) MAXACT_KERNEL(T, 12, 32, Team)              \
-  MAXACT_KERNEL(T, 16, 32, Team)
-MAXACT_KERNELS(BFloat16, LIST)
+
+template <>
+std::vector<Kernel> kernels<BFloat16>(bool vectors) {
+  if (!vectors) return {kernel<BFloat16, 1, 1, false>(), kernel<BFloat16, 8, 1, false>(), slow<BFloat16>()};
+  return {kernel<BFloat16, 1, 4, true>(), kernel<BFloat16, 1, 2, true>(), kernel<BFloat16, 1, 1, true>(), kernel<BFloat16, 2, 1, true>(), kernel<BFloat16, 3, 1, true>(), kernel<BFloat16, 4, 1, true>(), kernel<BFloat16, 5, 1, true>(), kernel<BFloat16, 6, 1, true>(), kernel<BFloat16, 8, 1, true>(), kernel<BFloat16, 10, 1, true>(), slow<BFloat16>()};
+}
+
 }  // namespace maxact::cuda

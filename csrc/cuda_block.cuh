@@ -7,7 +7,7 @@
 
 namespace maxact::cuda {
 
-// Counters of a block, in the order in which block_end adds them to the state.
+// Counters of a block: down to kPads in the order of the state's fields, n_tokens left out (block_close relies on it).
 enum Counter {
   kFiniteElements,
   kZeros,
@@ -19,56 +19,61 @@ enum Counter {
   kZeroMedian,
   kOutsideSamples,
   kRatios,
-  kPads,      // slots of rows with their pads: what is more than elements are zeros in the table that are no elements
+  kPads,      // slots of tiles, and elements of slow rows: what is more than elements are zeros of the table that are none
   kRowsKept,
   kCounters
 };
 
 constexpr uint32_t kNoRow = 0xFFFFFFFFu;
-constexpr int kMaxWarps = 20;
+constexpr int kWarps = 16;  // of a block
+// Of a warp: its part of what teams exchange (two turns of 16 rows), and of the list of elements that may be medians.
+constexpr int kExchangeBytes = 2 * 16 * 16, kListRoom = 256;
+struct FineList {
+  uint16_t low_halves[kListRoom];
+  uint32_t n[32];
+};
 
 struct Control {
   unsigned long long counters[kCounters];
-  unsigned long long exchange[2][kMaxWarps];  // between the warps of a team, in turns
+  unsigned long long exchange[2][kWarps];
   BlockRecord record;
   Entry worst;  // of the list, once it is full
   unsigned long long worst_key;  // of the list, see list_key; 0 until it is full
-  int seen_signed;         // largest of any ordinary row's Ends: what does not pass them changes nothing
-  uint32_t seen_unsigned;
-  uint32_t zero_keys;  // zeros, where the table is a window without them
+  uint32_t zero_keys;  // where the table is a window without them
+  uint32_t positive, negative, least;  // patterns: largest of each sign (0: none yet), smallest where one is missing
   uint32_t worst_at, n_listed, n_buffered, bar, lock, is_last;
 };
 
 __host__ __device__ constexpr size_t list_bytes(int topk) { return static_cast<size_t>(topk) * (sizeof(Entry) + 4); }
-// Of one warp: 32 rows, as many sums of slices of rows, and 32 rows that wait to be listed.
-__host__ __device__ constexpr int facts_words(int element_bytes) { return element_bytes == 2 ? 192 : 224; }
+// Of one warp: what is known of the up to 32 rows of a round, in the patterns of T, and the rows that wait to be listed.
+struct Facts {
+  double sum[32];
+  uint32_t row[32], top[32], median[32];  // median may be a flag (cuda_slow.cuh)
+  float near[32];                         // see Tile::sample()
+  uint32_t waiting_row[32], waiting_bits[32];
+};
 constexpr size_t kControlBytes = (sizeof(Control) + 15) / 16 * 16;
 
-// A block's shared memory: Control, the table of counts, the stages of its warps, the list of rows. At the end table
-// and stages are an arena. Functions and not pointers, so that the compiler sees everywhere that it is shared memory.
+// A block's shared memory: Control, the table of counts and the features' maxima (at the end an arena to sort in), and
+// what Geometry says. Functions and not pointers, so that the compiler sees everywhere that it is shared memory.
 extern __shared__ __align__(16) char shared[];
 __device__ __forceinline__ Control& control() { return *reinterpret_cast<Control*>(shared); }
 __device__ __forceinline__ uint32_t* table() { return reinterpret_cast<uint32_t*>(shared + kControlBytes); }
 __device__ __forceinline__ Entry* arena() { return reinterpret_cast<Entry*>(shared + kControlBytes); }
-__device__ __forceinline__ char* stage_of(const Launch& a, int warp) {
-  return shared + kControlBytes + a.g.n_bins * 4 + warp * a.g.stage_bytes;
-}
-// Facts of rows: for each warp 32 sums (float64), 32 waiting rows and their m_t, 32 rows, their largest magnitudes and
-// medians.
-__device__ __forceinline__ uint32_t* facts_of(const Launch& a, int warp, int element_bytes) {
-  return reinterpret_cast<uint32_t*>(shared + a.g.facts_at) + warp * facts_words(element_bytes);
-}
+__device__ __forceinline__ Facts& facts_of(const Launch& a) { return reinterpret_cast<Facts*>(shared + a.g.facts_at)[warp_id()]; }
 // The list: at most topk rows, each named by its first largest element (feature_sign only where ids may repeat).
 __device__ __forceinline__ Entry* list_entries(const Launch& a) { return reinterpret_cast<Entry*>(shared + a.g.list_at); }
 __device__ __forceinline__ uint32_t* list_rows(const Launch& a) {
   return reinterpret_cast<uint32_t*>(shared + a.g.list_at + a.o.topk * sizeof(Entry));
 }
 
-__device__ __forceinline__ bool before(const Entry& a, const Entry& b) {
-  if (a.bits != b.bits) return a.bits > b.bits;
-  if (a.token != b.token) return a.token < b.token;
-  return a.feature_sign < b.feature_sign;
+// (|x| descending, token, feature_sign) as one number, the smaller first: compared without a branch.
+__device__ __forceinline__ unsigned __int128 order_of(const Entry& e) {
+  const uint64_t token = static_cast<uint64_t>(e.token) ^ 1ull << 63;
+  const uint64_t high = static_cast<uint64_t>(~e.bits) << 32 | token >> 32, low = token << 32 | e.feature_sign;
+  return static_cast<unsigned __int128>(high) << 64 | low;
 }
+__device__ __forceinline__ bool before(const Entry& a, const Entry& b) { return order_of(a) < order_of(b); }
 
 __device__ __forceinline__ int64_t row_offset(const Launch& a, uint32_t row) {
   if (a.inner >= a.n_rows) return row * a.inner_stride;
@@ -83,7 +88,7 @@ __device__ __forceinline__ void block_begin(const Launch& a) {
   if (threadIdx.x == 0) {
     const float nan = bits_float(0x7FC00000u), inf = bits_float(kInfinity);
     c.record = {{nan, nan, nan, kNoToken}, {nan, nan, nan, kNoToken}, kNoToken, kNoToken, -inf, inf, 0, 0};
-    c.worst_key = 0, c.seen_signed = 0, c.seen_unsigned = 0, c.zero_keys = 0, c.n_listed = 0, c.n_buffered = 0, c.lock = 0;
+    c.worst_key = 0, c.zero_keys = 0, c.positive = 0, c.negative = 0, c.least = 0xFFFFFFFFu, c.n_listed = 0, c.n_buffered = 0, c.lock = 0;
     const float kth = a.f.topk_values[a.o.topk - 1];
     c.bar = isnan(kth) ? 0 : float_bits(kth) & 0x7FFFFFFFu;
   }
@@ -93,6 +98,44 @@ __device__ __forceinline__ void block_begin(const Launch& a) {
 
 __device__ __forceinline__ void count(Counter counter, unsigned long long n) {
   if (n) atomicAdd(&control().counters[counter], n);
+}
+
+// Counts an element where the block holds only a window of the table; the rest goes to the state's own.
+__device__ __forceinline__ void count_in_window(const Launch& a, uint32_t key) {
+  const uint32_t bin = key - a.g.first_bin;
+  if (bin < static_cast<uint32_t>(a.g.n_bins))
+    atomicAdd(table() + bin, 1u);
+  else if (key == 0)
+    atomicAdd(&control().zero_keys, 1u);
+  else
+    atomicAdd(reinterpret_cast<unsigned long long*>(a.f.counts + key), 1ull);
+}
+
+// The largest magnitude of the block with how many elements have it, where no table knows. Lanes with `on` give one.
+__device__ __forceinline__ void keep_tied(uint32_t bits, uint32_t n, bool on) {
+  Control& c = control();
+  unsigned todo = __ballot_sync(kAll, on);
+  if (!todo) return;
+  acquire(&c.lock);
+  for (; todo; todo &= todo - 1) {
+    if (lane_id() == __ffs(todo) - 1) {
+      if (bits > c.record.absmax_bits) c.record.absmax_bits = bits, c.record.n_absmax = 0;
+      if (bits == c.record.absmax_bits) c.record.n_absmax += n;
+    }
+    __syncwarp();
+  }
+  release(&c.lock);
+}
+
+// Raises the block's signed extremes by what the lanes of a warp found.
+__device__ __forceinline__ void keep_ends(uint32_t positive, uint32_t negative, uint32_t least) {
+  positive = __reduce_max_sync(kAll, positive), negative = __reduce_max_sync(kAll, negative);
+  least = __reduce_min_sync(kAll, least);
+  if (lane_id()) return;
+  Control& c = control();
+  if (positive) atomicMax(&c.positive, positive);
+  if (negative) atomicMax(&c.negative, negative);
+  atomicMin(&c.least, least);
 }
 
 // A magnitude that topk elements of the stream are known to reach.

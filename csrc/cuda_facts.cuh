@@ -3,24 +3,9 @@
 #pragma once
 
 #include "cuda_rowlist.cuh"
+#include "cuda_slow.cuh"
 
 namespace maxact::cuda {
-
-// Bits that no finite magnitude has, in place of a median.
-constexpr uint32_t kNonfinite = 0xFFFFFFFFu;  // the row holds nan or inf: no statistics of a token
-constexpr uint32_t kNoElements = 0xFFFFFFFEu;  // and nothing else
-constexpr uint32_t kUnneeded = 0xFFFFFFFDu;   // a finite row whose median can change nothing
-
-// A row's facts wait in shared memory: its number, the patterns of its largest magnitude and of its median (or a flag).
-template <class T>
-__device__ __forceinline__ void keep_fact(const Launch& a, int at, uint32_t row, uint32_t top, uint32_t median) {
-  uint32_t* const facts = facts_of(a, warp_id(), sizeof(typename T::Bits)) + 128;
-  facts[at] = row;
-  if constexpr (sizeof(typename T::Bits) == 2)
-    facts[32 + at] = top << 16 | (median & 0xFFFF);
-  else
-    facts[32 + at] = top, facts[64 + at] = median;
-}
 
 // The sample of a row: the upper half of its id. Default ids count the rows that the mask keeps, which matters here only
 // in the update in which the stream passes a multiple of 2^32 tokens.
@@ -34,21 +19,20 @@ __device__ __forceinline__ int64_t sample_of(const Launch& a, uint32_t row, int6
 }
 
 template <class T>
-__device__ __noinline__ void fold_facts(const Launch& a, int n, bool leads) {
+__device__ __noinline__ void fold_facts(const Launch& a, int n) {
   Control& c = control();
   const Fields& f = a.f;
   __syncwarp();
-  const uint32_t* const facts = facts_of(a, warp_id(), sizeof(typename T::Bits)) + 128 + lane_id();
-  // The sum of a row is the exact sum of its slices, each warp of a team adding its own.
-  add_exactly_warp(f.sum, reinterpret_cast<const double*>(facts_of(a, warp_id(), sizeof(typename T::Bits)))[lane_id()], lane_id() < n);
-  if (!leads) return;
-  const uint32_t row = lane_id() < n ? facts[0] : kNoRow;
-  uint32_t top = facts[32], flag = sizeof(typename T::Bits) == 2 ? static_cast<uint32_t>(static_cast<int16_t>(top)) : facts[64];
-  if (sizeof(typename T::Bits) == 2) {
-    top >>= 16;
-    if (flag < kUnneeded) flag &= 0xFFFF;
-  }
+  const Facts& facts = facts_of(a);
+  add_exactly_warp(f.sum, facts.sum[lane_id()], lane_id() < n);
+  const uint32_t row = lane_id() < n ? facts.row[lane_id()] : kNoRow;
+  uint32_t top = facts.top[lane_id()], flag = facts.median[lane_id()];
   __syncwarp();
+#pragma unroll 1
+  for (unsigned todo = __ballot_sync(kAll, row != kNoRow && flag == kSlow); todo; todo &= todo - 1) {
+    const SlowFacts slow = slow_row<T>(a, __shfl_sync(kAll, row, __ffs(todo) - 1));
+    if (lane_id() == __ffs(todo) - 1) top = slow.top, flag = slow.median;
+  }
   const bool on = row != kNoRow, known = on && flag < kUnneeded;
   const int64_t id = on ? row_token(a, row) : 0;
   const uint32_t absmax_bits = on ? T::wide(static_cast<typename T::Bits>(top)) : 0;
@@ -85,6 +69,7 @@ __device__ __noinline__ void fold_facts(const Launch& a, int n, bool leads) {
   }
   if (lane_id() == 0) {
     count(kRowsKept, rows);
+    count(kPads, static_cast<unsigned long long>(n) * a.g.slots);
     count(kZeroMedian, zero_median);
     count(kMassiveTokens, massive);
     count(kOutsideSamples, outside);
@@ -111,23 +96,6 @@ __device__ __noinline__ void fold_facts(const Launch& a, int n, bool leads) {
   }
 
   offer_rows<T>(a, row, absmax_bits, on && flag != kNoElements);
-}
-
-// The largest magnitude of the block with how many elements have it, where no table knows. One lane calls it for its
-// row, the others with on = false.
-__device__ __forceinline__ void keep_tied(uint32_t bits, uint32_t n, bool on) {
-  Control& c = control();
-  unsigned todo = __ballot_sync(kAll, on);
-  if (!todo) return;
-  acquire(&c.lock);
-  for (; todo; todo &= todo - 1) {
-    if (lane_id() == __ffs(todo) - 1) {
-      if (bits > c.record.absmax_bits) c.record.absmax_bits = bits, c.record.n_absmax = 0;
-      if (bits == c.record.absmax_bits) c.record.n_absmax += n;
-    }
-    __syncwarp();
-  }
-  release(&c.lock);
 }
 
 }  // namespace maxact::cuda

@@ -1,12 +1,12 @@
-// The kernels for float16. Chunks a lane that occur: 2 (d = 64), 4 (128), 9 (576), 16 (1024), 8 (2048), 12 (2880),
-// 16 (4096); in teams 10 (4608, 5120), 12 (5376), 16 (8192 and up). Other widths take the next larger one.
+// The kernels for float16.
 #include "cuda_kernels.cuh"
 
 namespace maxact::cuda {
-#define LIST(T)                                                                                              \
-  MAXACT_KERNEL(T, 2, 0, Alone) MAXACT_KERNEL(T, 4, 0, Alone) MAXACT_KERNEL(T, 9, 0, Alone)                  \
-  MAXACT_KERNEL(T, 16, 0, Alone) MAXACT_KERNEL(T, 8, 32, Alone) MAXACT_KERNEL(T, 12, 32, Alone)              \
-  MAXACT_KERNEL(T, 16, 32, Alone) MAXACT_KERNEL(T, 10, 32, Team) MAXACT_KERNEL(T, 12, 32, Team)              \
-  MAXACT_KERNEL(T, 16, 32, Team)
-MAXACT_KERNELS(Float16, LIST)
+
+template <>
+std::vector<Kernel> kernels<Float16>(bool vectors) {
+  if (!vectors) return {kernel<Float16, 1, 1, false>(), kernel<Float16, 8, 1, false>(), slow<Float16>()};
+  return {kernel<Float16, 1, 4, true>(), kernel<Float16, 1, 2, true>(), kernel<Float16, 1, 1, true>(), kernel<Float16, 2, 1, true>(), kernel<Float16, 3, 1, true>(), kernel<Float16, 4, 1, true>(), kernel<Float16, 5, 1, true>(), kernel<Float16, 6, 1, true>(), kernel<Float16, 8, 1, true>(), kernel<Float16, 10, 1, true>(), slow<Float16>()};
+}
+
 }  // namespace maxact::cuda

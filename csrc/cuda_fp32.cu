@@ -1,9 +1,12 @@
-// The kernels for float32. A row has twice the bytes and a key beside each element, so a lane holds half as much.
+// The kernels for float32.
 #include "cuda_kernels.cuh"
 
 namespace maxact::cuda {
-#define LIST(T)                                                                                      \
-  MAXACT_KERNEL(T, 4, 0, Alone) MAXACT_KERNEL(T, 8, 0, Alone) MAXACT_KERNEL(T, 8, 32, Alone)         \
-  MAXACT_KERNEL(T, 8, 32, Team) MAXACT_KERNEL(T, 12, 32, Team)
-MAXACT_KERNELS(Float32, LIST)
+
+template <>
+std::vector<Kernel> kernels<Float32>(bool vectors) {
+  if (!vectors) return {kernel<Float32, 1, 1, false>(), kernel<Float32, 8, 1, false>(), slow<Float32>()};
+  return {kernel<Float32, 1, 2, true>(), kernel<Float32, 1, 1, true>(), kernel<Float32, 2, 1, true>(), kernel<Float32, 4, 1, true>(), kernel<Float32, 5, 1, true>(), kernel<Float32, 6, 1, true>(), kernel<Float32, 8, 1, true>(), kernel<Float32, 10, 1, true>(), slow<Float32>()};
+}
+
 }  // namespace maxact::cuda

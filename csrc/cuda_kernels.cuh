@@ -1,28 +1,26 @@
 // The kernels of one element type, for the launcher: a table of what is compiled.
 #pragma once
 
-#include <type_traits>
+#include <vector>
 
 #include "cuda_kernel.cuh"
-#include "cuda_wide.cuh"
 
 namespace maxact::cuda {
 
-// The kernel for rows of up to `chunks` pieces a lane, or the one for wide rows (chunks 0).
 template <class T>
-Kernel find_kernel(int chunks, int lanes, int team);
+std::vector<Kernel> kernels(bool vectors);
 
-// Rows of n chunks a lane, on l lanes (0: fewer than 32), by one warp (Alone) or several (Team).
-#define MAXACT_KERNEL(T, ...) MAXACT_KERNEL_OF(T, __VA_ARGS__)
-#define MAXACT_KERNEL_OF(T, n, l, team_type)                                                                          \
-  if (chunks <= n && (lanes == 32) == (l == 32) && (team == 1 || std::is_same_v<team_type, Team>))                 \
-    return {reinterpret_cast<const void*>(&probe_kernel<T, n, l, team_type>), n, kThreads<T, n>};
+// Rows of P pieces a lane: as many in a tile as 64 registers hold, at most 16.
+constexpr int rows_of(int pieces) { return 16 / pieces; }
 
-#define MAXACT_KERNELS(T, LIST)                                                                          \
-  template <>                                                                                            \
-  Kernel find_kernel<T>(int chunks, int lanes, int team) {                                                                    \
-    if (chunks == 0) return {reinterpret_cast<const void*>(&wide_kernel<T>), 0, kWideThreads};           \
-    LIST(T) return {nullptr, 0, 0};                                                                      \
-  }
+template <class T, int P, int kSide, bool kVectors>
+Kernel kernel() {
+  constexpr int R = kSide == 4 ? 8 : rows_of(P);
+  return {reinterpret_cast<const void*>(&probe_kernel<T, P, R, kSide, kVectors>), P, R, kSide};
+}
+template <class T>
+Kernel slow() {
+  return {reinterpret_cast<const void*>(&slow_kernel<T>), 0, 1, 1};
+}
 
 }  // namespace maxact::cuda

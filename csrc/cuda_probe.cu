@@ -5,19 +5,20 @@
 
 #include <algorithm>
 #include <stdexcept>
+#include <vector>
 
 #include "cuda_block.cuh"
 
 namespace maxact::cuda {
 
 template <class T>
-Kernel find_kernel(int chunks, int lanes, int team);
+std::vector<Kernel> kernels(bool vectors);
 template <>
-Kernel find_kernel<BFloat16>(int, int, int);
+std::vector<Kernel> kernels<BFloat16>(bool);
 template <>
-Kernel find_kernel<Float16>(int, int, int);
+std::vector<Kernel> kernels<Float16>(bool);
 template <>
-Kernel find_kernel<Float32>(int, int, int);
+std::vector<Kernel> kernels<Float32>(bool);
 
 namespace {
 
@@ -49,6 +50,8 @@ class DeviceGuard {
   bool changed_ = false;
 };
 
+constexpr int kLarge = 160 << 10;  // shared memory of a block: sm_80, 90 and 100 have it, 86, 89 and 120 have 99 KB
+
 size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
 // Scratch, as pointers from `base`; returns its size.
@@ -58,7 +61,6 @@ size_t lay_out(Scratch& s, char* base, int n_blocks, int topk) {
     pointer = reinterpret_cast<std::remove_reference_t<decltype(pointer)>>(base + at);
     at = round_up(at + n * sizeof(*pointer), 128);
   };
-  take(s.blocks_done, 1);
   take(s.n_entries, 1);
   take(s.n_rows_kept, 1);
   take(s.slots, topk);
@@ -68,11 +70,11 @@ size_t lay_out(Scratch& s, char* base, int n_blocks, int topk) {
   return at;
 }
 
-Kernel kernel_of(Dtype dtype, int chunks, int lanes, int team) {
+std::vector<Kernel> kernels_of(Dtype dtype, bool vectors) {
   switch (dtype) {
-    case Dtype::bfloat16: return find_kernel<BFloat16>(chunks, lanes, team);
-    case Dtype::float16: return find_kernel<Float16>(chunks, lanes, team);
-    case Dtype::float32: return find_kernel<Float32>(chunks, lanes, team);
+    case Dtype::bfloat16: return kernels<BFloat16>(vectors);
+    case Dtype::float16: return kernels<Float16>(vectors);
+    case Dtype::float32: return kernels<Float32>(vectors);
   }
   return {};
 }
@@ -100,66 +102,77 @@ CudaProbe::CudaProbe(const Fields& fields, const Options& options, Dtype dtype, 
     : dtype_(dtype), device_(device) {
   if (options.d == 0) return;
   n_sms_ = attribute(cudaDevAttrMultiProcessorCount, device);
-  const int shared = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  Launch& a = launch_;
-  a.f = fields, a.o = options;
-  lay_out(a.scratch, static_cast<char*>(scratch), n_sms_, options.topk);
+  shared_ = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device), major_ = attribute(cudaDevAttrComputeCapabilityMajor, device);
+  launch_.f = fields, launch_.o = options;
+  lay_out(launch_.scratch, static_cast<char*>(scratch), n_sms_, options.topk);
+  const DeviceGuard guard(device_);
+  for (const bool vectors : {false, true}) {
+    Plan& p = plans_[vectors] = plan(vectors);
+    if (p.shared_bytes > shared_) throw std::runtime_error("cuda backend: topk needs more shared memory than this device has");
+    check(cudaFuncSetAttribute(p.kernel.function, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_), "setting up");
+  }
+}
 
-  const bool fp32 = dtype == Dtype::float32;
-  const int64_t per_chunk = fp32 ? 4 : 8, row_chunks = (options.d + per_chunk - 1) / per_chunk;
-  const auto divide_up = [](int64_t n, int64_t by) { return (n + by - 1) / by; };
-  const int most = fp32 ? 12 : 16;  // pieces of 16 bytes that a lane's registers hold beside everything else
-  Geometry& g = a.g;
-  // As few lanes a row as hold it: then what a row costs beside its elements is shared by up to 8 rows. (d = 1024 on 8
-  // lanes runs at 1,472 GB/s, on 16 at 1,222; d = 2048 on 16 lanes at 1,637, on all 32 in 16 warps at 1,860.)
-  g.lanes = 4, g.team = 1;
-  while (g.lanes < 16 && g.lanes * (fp32 ? 8 : 16) < row_chunks) g.lanes *= 2;
-  if (g.lanes * (fp32 ? 8 : 16) < row_chunks || (!fp32 && g.lanes == 16)) g.lanes = 32;
-  g.log_side_by_side = g.lanes == 4 ? 3 : g.lanes == 8 ? 2 : g.lanes == 16 ? 1 : 0;
-  kernel_ = {};
-  if (g.lanes < 32) {
-    kernel_ = kernel_of(dtype, static_cast<int>(divide_up(row_chunks, g.lanes)), g.lanes, 1);
-  } else {
-    // The team that wastes the fewest slots; of equals the smallest.
-    int64_t fewest = INT64_MAX;
-    g.team = 1000;
-    for (int64_t team = divide_up(row_chunks, 32 * 16); team <= std::min<int64_t>(row_chunks / 64 + 1, 16); ++team) {
-      const Kernel kernel = kernel_of(dtype, static_cast<int>(divide_up(row_chunks, 32 * team)), 32, static_cast<int>(team));
-      if (!kernel.function || kernel.chunks > most || team > kernel.threads / 32) continue;
-      const int64_t cost = team * kernel.chunks + team / 2;  // half a piece a lane for what a warp costs beside
-      if (cost < fewest) fewest = cost, kernel_ = kernel, g.team = static_cast<int>(team);
+// The kernel and the team that take the fewest steps a row: a tile costs its pieces, and as much as 8 more for what its
+// rows cost beside their elements, and one for each warp that must agree; warps without a team do nothing.
+CudaProbe::Plan CudaProbe::plan(bool vectors) const {
+  const Options& o = launch_.o;
+  const bool fp32 = dtype_ == Dtype::float32, counts = launch_.f.counts;
+  const int64_t per_piece = fp32 ? 4 : 8, row_pieces = (o.d + per_piece - 1) / per_piece;
+  Plan best{};
+  Geometry& g = best.g;
+  g.vectors = vectors, g.team = 1;
+  double least = 1e30;
+  for (const Kernel& kernel : kernels_of(dtype_, vectors)) {
+    if (kernel.pieces == 0 && !best.kernel.function) best.kernel = kernel;
+    const int64_t lanes = 32 / std::max(kernel.side, 1) * kernel.pieces;
+    if (!lanes || (kernel.pieces > 4 && shared_ < kLarge)) continue;
+    for (int team = 1; team <= (kernel.side > 1 ? 1 : kWarps); ++team) {
+      if (team * lanes < row_pieces) continue;
+      const double cost = (kernel.rows * kernel.pieces + (7 + team)) / double(kernel.rows * kernel.side) * kWarps / (kWarps / team);
+      if (cost < least) least = cost, best.kernel = kernel, g.team = team;
+      break;
     }
   }
-  g.stage_bytes = kernel_.chunks * 512;
-
+  const int pieces = best.kernel.pieces;
+  g.n_teams = kWarps / g.team;
+  best.n_threads = kWarps * 32;
+  g.slots = pieces ? static_cast<int>(g.team * (32 / best.kernel.side) * pieces * per_piece) : 0;
+  g.n_whole = pieces ? static_cast<int>(o.d / (g.team * (32 / best.kernel.side) * per_piece)) : 0;
+  g.slope = (dtype_ == Dtype::float16 ? 3200.f : 400.f) / static_cast<float>(o.d);
   g.n_order = 32;
-  while (g.n_order < static_cast<uint32_t>(options.topk)) g.n_order *= 2;
-  // 227 KB hold all of float16's table, or bfloat16's up to 2^33 (80 KB; what lies above goes to the state's table);
-  // elsewhere a window of 128 or 64 octaves of bfloat16, 16 or 8 of float16.
-  const int size = shared >= 200 << 10 ? 4 : shared >= 140 << 10 ? 2 : 1;
-  g.n_buffer = size > 1 ? 4096 : 2048;
-  g.n_bins = !fields.counts ? 0 : size < 4 ? size * 8192 : dtype == Dtype::float16 ? Float16::kInf : 20480;
-  if (size < 4) g.first_bin = dtype == Dtype::float16 ? (size == 2 ? 4096 : 10240) : size == 2 ? 8064 : 10112;
-  const size_t per_warp = facts_words(fp32 ? 4 : 2) * 4;
-  const size_t fixed = kControlBytes + list_bytes(options.topk) + 32, table = static_cast<size_t>(g.n_bins) * 4;
-  int n_warps = !kernel_.function ? 0 : std::min<int>(kernel_.threads / 32, static_cast<int>((shared - fixed - table) / (g.stage_bytes + per_warp)));
-  if (g.team > n_warps) {
-    kernel_ = kernel_of(dtype, 0, 32, 1);
-    g.stage_bytes = 0, g.lanes = 32, g.team = 1, n_warps = kernel_.threads / 32;
-    wide_ = true;
+  while (g.n_order < static_cast<uint32_t>(o.topk)) g.n_order *= 2;
+  g.n_buffer = shared_ >= kLarge ? 4096 : 2048;
+  const size_t peaks = pieces ? static_cast<size_t>(kWarps) * (pieces + 1) * 512 : 0;
+  const size_t facts = kWarps * sizeof(Facts), exchange = g.team > 1 ? kWarps * kExchangeBytes : 0;
+  const size_t fine = fp32 ? kWarps * sizeof(FineList) : 0;
+  const size_t rest = kControlBytes + peaks + facts + list_bytes(o.topk) + exchange + fine + 5 * 128;
+  // All of float16's magnitudes, or bfloat16's up to 2^33 (80 KB), where they fit; rows beyond take the slow way. sm_120
+  // has room for a window, up to 2^10 (float16: 2^4), and counts the rest in the state's table. On sm_86 and 89 nearly
+  // all rows take the slow way.
+  g.limit = dtype_ == Dtype::float16 ? Float16::kInf : 20480;
+  if (counts) {
+    const int64_t room = (static_cast<int64_t>(shared_) - static_cast<int64_t>(rest)) / 512 * 128;
+    g.n_bins = static_cast<int>(std::clamp<int64_t>(room, 128, g.limit));
+    if (shared_ < kLarge && major_ >= 12)
+      g.first_bin = (dtype_ == Dtype::float16 ? 19456 : 17536) - g.n_bins;
+    else
+      g.limit = g.n_bins;
   }
-  g.n_teams = n_warps / g.team;
-  n_threads_ = n_warps * 32;
-  const size_t arena = std::max(table + static_cast<size_t>(n_warps) * g.stage_bytes,
-                                std::max<size_t>(g.n_order + g.n_buffer, g.n_buffer + 16) * sizeof(Entry) + n_sms_ * sizeof(BlockRecord));
-  g.slots = static_cast<int>(g.team * static_cast<int64_t>(g.lanes) * kernel_.chunks * per_chunk);
-  g.full = g.slots == options.d && g.lanes == 32;
-  g.facts_at = static_cast<uint32_t>(round_up(kControlBytes + arena, 16));
-  g.list_at = static_cast<uint32_t>(round_up(g.facts_at + n_warps * per_warp, 16));
-  shared_bytes_ = static_cast<int>(g.list_at + list_bytes(options.topk));
-  if (shared_bytes_ > shared) throw std::runtime_error("cuda backend: topk needs more shared memory than this device has");
-  const DeviceGuard guard(device_);
-  check(cudaFuncSetAttribute(kernel_.function, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes_), "setting up");
+  // The table and the features' maxima, which the end of a block sorts in.
+  const size_t table = static_cast<size_t>(g.n_bins) * 4;
+  const size_t sorting = std::max<size_t>(g.n_order + g.n_buffer, g.n_buffer + 16) * sizeof(Entry) + n_sms_ * sizeof(BlockRecord);
+  g.peaks_at = static_cast<uint32_t>(kControlBytes + table);
+  size_t at = kControlBytes + std::max(table + peaks, sorting);
+  const auto place = [&](size_t n_bytes) {
+    const size_t begin = at = round_up(at, 128);
+    at += n_bytes;
+    return static_cast<uint32_t>(begin);
+  };
+  g.facts_at = place(facts), g.list_at = place(list_bytes(o.topk));
+  g.exchange_at = place(exchange), g.fine_at = place(fine);
+  best.shared_bytes = static_cast<int>(at);
+  return best;
 }
 
 void CudaProbe::update(const void* data, int64_t n_rows, int64_t inner, int64_t inner_stride, int64_t outer_stride,
@@ -176,12 +189,14 @@ void CudaProbe::update(const void* data, int64_t n_rows, int64_t inner, int64_t 
     a.inner = static_cast<uint32_t>(std::min(inner, kMostRows));
     a.inner_stride = inner_stride, a.outer_stride = outer_stride;
     a.mask = mask ? mask + first : nullptr, a.ids = ids ? ids + first : nullptr;
-    a.g.vectors = reinterpret_cast<uintptr_t>(a.data) % 16 == 0 && aligned(a.o.d) && aligned(inner_stride) && aligned(outer_stride);
-    const int side_by_side = wide_ ? 1 : 32 / a.g.lanes;
-    const int64_t tiles = (a.n_rows + static_cast<int64_t>(side_by_side) - 1) / side_by_side;
+    const bool vectors = reinterpret_cast<uintptr_t>(a.data) % 16 == 0 && aligned(a.o.d) && aligned(inner_stride) && aligned(outer_stride);
+    const Plan& p = plans_[vectors];
+    a.g = p.g;
+    const int rows = std::max(p.kernel.rows * p.kernel.side, 1);
+    const int64_t tiles = (a.n_rows + static_cast<int64_t>(rows) - 1) / rows;
     const dim3 grid(static_cast<unsigned>(std::min<int64_t>(n_sms_, tiles)));
     void* arguments[] = {&a};
-    check(cudaLaunchKernel(kernel_.function, grid, dim3(n_threads_), arguments, shared_bytes_, static_cast<cudaStream_t>(stream)),
+    check(cudaLaunchKernel(p.kernel.function, grid, dim3(p.n_threads), arguments, p.shared_bytes, static_cast<cudaStream_t>(stream)),
           "launching");
   }
 }

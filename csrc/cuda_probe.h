@@ -28,7 +28,6 @@ struct BlockRecord {
 // Device memory between launches, all zero then. `slots`: each row raises slot (row % topk) to its m_t; the smallest
 // slot is a magnitude that topk rows reach.
 struct Scratch {
-  uint32_t* blocks_done;
   uint32_t* n_entries;
   unsigned long long* n_rows_kept;
   uint32_t* slots;       // [topk]
@@ -37,18 +36,19 @@ struct Scratch {
   Entry* entries;        // [blocks * topk]
 };
 
-// How a row of `d` elements lies in a warp's registers: `lanes` lanes (4 to 32, so up to 8 rows side by side) hold
-// `chunks` (a template argument) pieces of 16 bytes each; wider rows are cut into `team` slices, one a warp.
+// How rows of `d` elements lie in the registers of teams of warps, and what a block's shared memory holds.
 struct Geometry {
-  int lanes, team, n_teams;  // n_teams: a block's
-  int log_side_by_side;      // 2^this rows side by side
-  int slots;                 // elements of a row with the zeros behind it
-  bool full;                 // there are none, and a chunk is 32 lanes wide
-  int n_bins, first_bin;     // the window of the table of counts that shared memory holds
+  int team, n_teams;           // warps that share a row; teams of a block
+  int slots;                   // elements of a row with the zeros behind it
+  int n_whole;                 // pieces of a lane that are elements of a row in every lane
+  bool vectors;                // rows begin at multiples of 16 bytes and end there too
+  float slope;                 // patterns per rank near the median of normal data: where the search takes its steps
+  uint32_t limit;              // keys of the fast way are below
+  int n_bins, first_bin;       // the part of the table of counts that shared memory holds
   uint32_t n_order, n_buffer;  // entries that the end of a block sorts: listed rows, and elements of rows
-  uint32_t stage_bytes;        // a warp's slice of memory that the next rows arrive in
-  uint32_t facts_at, list_at;  // where in shared memory the facts of rows wait, and the list of rows lies
-  bool vectors;              // rows begin at multiples of 16 bytes and end there too
+  // Where things lie in shared memory: rows of features' maxima, facts of rows, the list of rows, what the warps of a
+  // team exchange, elements of float32 that may be medians.
+  uint32_t peaks_at, facts_at, list_at, exchange_at, fine_at;
 };
 
 struct Launch {
@@ -63,9 +63,11 @@ struct Launch {
   const int64_t* ids;
 };
 
+// A kernel for rows of up to `pieces` times 16 bytes a lane, `side` of them side by side in a warp, `rows` in a tile.
+// No pieces: the slow kernel, for rows of any width.
 struct Kernel {
   const void* function;
-  int chunks, threads;
+  int pieces, rows, side;
 };
 
 class CudaProbe {
@@ -79,11 +81,17 @@ class CudaProbe {
               const uint8_t* mask, const int64_t* ids, void* stream);
 
  private:
+  struct Plan {
+    Kernel kernel;
+    Geometry g;
+    int n_threads, shared_bytes;
+  };
+  Plan plan(bool vectors) const;
+
   Launch launch_{};
   Dtype dtype_;
-  Kernel kernel_{};
-  bool wide_ = false;
-  int device_, n_sms_ = 0, n_threads_ = 0, shared_bytes_ = 0;
+  int device_, n_sms_ = 0, shared_ = 0, major_ = 0;
+  Plan plans_[2];  // for rows in pieces of 16 bytes, and for others
 };
 
 // Why no kernel can run here, or an empty string.

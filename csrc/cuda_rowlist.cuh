@@ -53,14 +53,7 @@ __device__ __noinline__ void list_row(const Launch& a, uint32_t row, uint32_t bi
   release(&c.lock);
 }
 
-template <class T>
-__device__ __forceinline__ uint32_t* waiting(const Launch& a) {
-  return facts_of(a, warp_id(), sizeof(typename T::Bits)) + 64 + lane_id();
-}
-template <class T>
-__device__ __forceinline__ void wait_for_none(const Launch& a) {
-  waiting<T>(a)[0] = kNoRow;
-}
+__device__ __forceinline__ void wait_for_none(const Launch& a) { facts_of(a).waiting_row[lane_id()] = kNoRow; }
 
 // Rows that this warp has just finished, one a lane, raise the slots, and wait. Those that waited before them are
 // listed if they still reach the bar: by then it has passed nearly all, in a stream that rises and at a stream's begin
@@ -68,11 +61,12 @@ __device__ __forceinline__ void wait_for_none(const Launch& a) {
 template <class T>
 __device__ __forceinline__ void offer_rows(const Launch& a, uint32_t row, uint32_t bits, bool on) {
   if (on && bits > control().bar) atomicMax(a.scratch.slots + row % a.o.topk, bits);
-  uint32_t* const wait = waiting<T>(a);
-  const uint32_t old_row = wait[0], old_bits = wait[32];
-  wait[0] = on ? row : kNoRow, wait[32] = bits;
-  if (!__any_sync(kAll, old_row != kNoRow)) return;
+  Facts& facts = facts_of(a);
+  const uint32_t old_row = facts.waiting_row[lane_id()], old_bits = facts.waiting_bits[lane_id()];
+  facts.waiting_row[lane_id()] = on ? row : kNoRow, facts.waiting_bits[lane_id()] = bits;
+  if (!__any_sync(kAll, old_row != kNoRow && old_bits >= control().bar)) return;
   const uint32_t bar = read_bar(a);
+  if (lane_id() == 0) atomicMax(&control().bar, bar);
   unsigned todo = __ballot_sync(kAll, old_row != kNoRow && old_bits >= bar &&
                                           list_key(a, old_bits, old_row) >= *static_cast<volatile unsigned long long*>(&control().worst_key));
   for (; todo; todo &= todo - 1) {

@@ -2,41 +2,69 @@
 // whose hidden rows lie together, is shared evenly. Rows that the mask hides are stepped over without being read.
 #pragma once
 
-#include "cuda_block.cuh"
+#include "cuda_lanes.cuh"
 
 namespace maxact::cuda {
 
-// 32 rows ahead are looked up at once: one load and one vote, whatever the mask.
+// kRows: of a tile.
+template <int kRows>
 class Walk {
  public:
-  __device__ __forceinline__ explicit Walk(const Launch&) {}
-  // This lane's next row, or kNoRow. *any: whether some lane of the warp has one.
-  __device__ __forceinline__ uint32_t next(const Launch& a, uint32_t team_of_block, bool* any) {
-    const uint32_t log = a.g.log_side_by_side, n_teams = a.g.n_teams * gridDim.x, team = team_of_block * gridDim.x + blockIdx.x;
-    while (!kept_ && !ended_) look_ahead(a, log, n_teams, team);
-    *any = kept_ != 0;
-    unsigned rest = kept_;
-    if (log)
-      for (int skip = lane_id() >> (5 - log); skip; --skip) rest &= rest - 1;
-    const uint32_t slot = (group_ - 1) * 32 + __ffs(rest) - 1;
-    const uint32_t row = rest ? (((slot >> log) * n_teams + team) << log) + (slot & ((1u << log) - 1)) : kNoRow;
-    for (int i = 0; i < 1 << log; ++i) kept_ &= kept_ - 1;
-    return row;
+  uint32_t tile, kept = 0;  // where it stands: of the next tile, or of the rows that a window's mask has left
+  bool more;                // whether there was a next tile
+
+  __device__ __forceinline__ Walk(const Launch& a, int team)   : tile(team < a.g.n_teams ? team * gridDim.x + blockIdx.x : a.n_rows) {
+    if (a.mask) kept = look_up(a, true);
+  }
+
+  // Row `place` of the next tile (0 <= place < kRows), or kNoRow. There is no loop here and no branch that lanes could
+  // disagree on, for the compiler to see that the lanes of a warp stay together: after one it had doubts, and made two
+  // versions of all that follows. So a tile can have few rows, or none, where the mask hides many.
+  __device__ __forceinline__ uint32_t next(const Launch& a, int place) {
+    const uint64_t first = static_cast<uint64_t>(tile) * kRows;
+    if (!a.mask) {
+      more = first < a.n_rows;
+      tile += step(a);
+      return place < kRows && first + place < a.n_rows ? static_cast<uint32_t>(first) + place : kNoRow;
+    }
+    more = kept || first < a.n_rows;
+    const int n = min(__popc(kept), kRows);
+    const uint64_t row = row_of(a, tile - kTiles * step(a), nth(kept, min(place, 31)));
+    kept = n ? kept & ~((2u << nth(kept, n - 1)) - 1) : 0;
+    const bool ends = kept == 0;
+    const uint32_t ahead = look_up(a, ends);
+    kept = ends ? ahead : kept;
+    return place < n ? static_cast<uint32_t>(row) : kNoRow;
   }
 
  private:
-  // Slots run through the rows of a tile first, then to the team's next tile.
-  __device__ __forceinline__ void look_ahead(const Launch& a, uint32_t log, uint32_t n_teams, uint32_t team) {
-    const uint64_t tile = static_cast<uint64_t>((group_ * 32) >> log) * n_teams + team;
-    ended_ = tile << log >= a.n_rows;
-    if (ended_) return;
-    const uint64_t row = ((static_cast<uint64_t>((group_ * 32 + lane_id()) >> log) * n_teams + team) << log) +
-                         (lane_id() & ((1u << log) - 1));
-    kept_ = __ballot_sync(kAll, row < a.n_rows && (!a.mask || a.mask[row]));
-    ++group_;
+  static constexpr uint32_t kTiles = 32 / kRows;  // of the window that is looked up ahead
+  __device__ static __forceinline__ uint32_t step(const Launch& a) { return a.g.n_teams * gridDim.x; }
+  __device__ static __forceinline__ uint64_t row_of(const Launch& a, uint64_t tile, int slot) {
+    return (tile + static_cast<uint64_t>(slot / kRows) * step(a)) * kRows + slot % kRows;
   }
-  uint32_t group_ = 0, kept_ = 0;
-  bool ended_ = false;
+  // The next window: whole tiles of up to 32 rows, one a lane. A load and a vote.
+  __device__ __forceinline__ uint32_t look_up(const Launch& a, bool wanted) {
+    const uint64_t row = row_of(a, tile, lane_id());
+    if (wanted) tile += kTiles * step(a);
+    return __ballot_sync(kAll, load_if(a.mask + row, wanted && lane_id() < kTiles * kRows && row < a.n_rows));
+  }
+  __device__ static __forceinline__ bool load_if(const uint8_t* from, bool valid) {
+    uint32_t value = 0;
+    asm volatile("{.reg .pred p; setp.ne.b32 p, %2, 0; @p ld.global.u8 %0, [%1];}" : "+r"(value) : "l"(from), "r"(static_cast<int>(valid)));
+    return value;
+  }
+  // Where the n-th bit that is set lies, by halves.
+  __device__ static __forceinline__ int nth(uint32_t bits, int n) {
+    int at = 0;
+#pragma unroll
+    for (int half = 16; half; half /= 2) {
+      const int below = __popc(bits >> at & ((1u << half) - 1));
+      if (n >= below) n -= below, at += half;
+    }
+    return at;
+  }
+
 };
 
 }  // namespace maxact::cuda

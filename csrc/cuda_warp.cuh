@@ -1,4 +1,4 @@
-// What a warp does together: matrix units as adders, reductions over the lanes of a row, copies that need no registers.
+// What a warp does together: matrix units as adders, locks, exact sums.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -12,15 +12,14 @@ namespace maxact::cuda {
 
 constexpr unsigned kAll = 0xFFFFFFFFu;
 
-// Volatile, so that they are asked for again and not kept: registers are short.
 __device__ __forceinline__ int lane_id() {
   int id;
-  asm volatile("mov.u32 %0, %%laneid;" : "=r"(id));
+  asm("mov.u32 %0, %%laneid;" : "=r"(id));
   return id;
 }
 __device__ __forceinline__ int warp_id() {
   int id;
-  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(id));
+  asm("mov.u32 %0, %%tid.x;" : "=r"(id));
   return id >> 5;
 }
 
@@ -52,25 +51,15 @@ constexpr uint32_t kOnes<BFloat16> = 0x3F803F80u;
 template <>
 constexpr uint32_t kOnes<Float16> = 0x3C003C00u;
 
-// 1.0 in each half of `a` that is at most that half of `b`, else 0. Magnitudes order as numbers do.
-template <class T>
-__device__ __forceinline__ uint32_t at_most(uint32_t a, uint32_t b);
-template <>
-__device__ __forceinline__ uint32_t at_most<BFloat16>(uint32_t a, uint32_t b) {
-  const __nv_bfloat162 r = __hle2(*reinterpret_cast<__nv_bfloat162*>(&a), *reinterpret_cast<__nv_bfloat162*>(&b));
-  return *reinterpret_cast<const uint32_t*>(&r);
-}
-template <>
-__device__ __forceinline__ uint32_t at_most<Float16>(uint32_t a, uint32_t b) {
-  const __half2 r = __hle2(*reinterpret_cast<__half2*>(&a), *reinterpret_cast<__half2*>(&b));
-  return *reinterpret_cast<const uint32_t*>(&r);
+__device__ __forceinline__ void add_one(uint32_t shared_address) {
+  asm volatile("red.shared.add.u32 [%0], 1;" ::"r"(shared_address) : "memory");
 }
 
-// Reductions over groups of `lanes` neighbouring lanes (a power of two): every lane of a group gets the result.
+// The same value in every lane: `op` over all of them.
 template <class V, class Op>
-__device__ __forceinline__ V reduce_lanes(V value, int lanes, Op op, int first = 1) {
+__device__ __forceinline__ V reduce_warp(V value, Op op) {
 #pragma unroll
-  for (int offset = first; offset < lanes; offset <<= 1) value = op(value, __shfl_xor_sync(kAll, value, offset));
+  for (int offset = 1; offset < 32; offset <<= 1) value = op(value, __shfl_xor_sync(kAll, value, offset));
   return value;
 }
 struct Max {
@@ -85,28 +74,6 @@ struct Add {
   template <class V>
   __device__ __forceinline__ V operator()(V a, V b) const { return a + b; }
 };
-
-__device__ __forceinline__ void add_one(uint32_t shared_address) {
-  asm volatile("red.shared.add.u32 [%0], 1;" ::"r"(shared_address) : "memory");
-}
-
-template <int kOffset>
-__device__ __forceinline__ void copy_async_at(uint32_t to, const void* from) {
-  asm volatile("cp.async.cg.shared.global [%0+%2], [%1+%2], 16;" ::"r"(to), "l"(from), "n"(kOffset) : "memory");
-}
-
-// The same for integers over all lanes, one instruction where a chain of shuffles takes five.
-__device__ __forceinline__ int max_lanes(int value, int lanes) {
-  return lanes == 32 ? __reduce_max_sync(kAll, value) : reduce_lanes(value, lanes, Max());
-}
-__device__ __forceinline__ uint32_t max_lanes(uint32_t value, int lanes) {
-  return lanes == 32 ? __reduce_max_sync(kAll, value) : reduce_lanes(value, lanes, Max());
-}
-// Whole numbers that the four lanes of a quad share, added over the quads of a row.
-__device__ __forceinline__ int add_quads(float value, int lanes) {
-  if (lanes == 32) return __reduce_add_sync(kAll, static_cast<int>(value)) >> 2;
-  return static_cast<int>(reduce_lanes(value, lanes, Add(), 4));
-}
 
 // 16 bytes from device to shared memory without passing registers; zeros instead if !valid.
 __device__ __forceinline__ void copy_async(uint32_t to, const void* from, bool valid) {

@@ -116,6 +116,27 @@ def test_the_worst_orders_for_a_list_of_candidates(data, topk):
     assert_agrees(ours, REFERENCE.probe(x, topk=topk), x)
 
 
+# Every kernel: rows side by side (64, 128), one warp (256 to 2048), teams of 2 to 16 (4096 and up), tails of rows, rows
+# that are no multiple of 16 bytes, and rows wider than any team holds.
+WIDTHS = (8, 64, 100, 128, 256, 512, 576, 1024, 2048, 2880, 4096, 4097, 4608, 5120, 5376, 8192, 12288, 18944, 36864, 50257)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("d", WIDTHS)
+def test_rows_of_every_width_with_all_that_takes_them_off_the_fast_way(d, dtype):
+    x = noise(70, d, dtype=dtype)
+    x[3] = 0
+    x[5, d // 2], x[7, -1], x[11] = float("nan"), float("-inf"), float("inf")
+    x[13, 0] = 60000 if dtype is torch.float16 else 1e30  # beyond the part of the table that a block holds
+    x[17] = 1 + torch.rand(d) * 2.0**-8  # float32: one upper half for all, so that the lower ones decide the median
+    x[19] = x[19].abs()
+    mask = torch.rand(70, generator=torch.Generator().manual_seed(d)) < 0.8
+    for options in (EVERYTHING, {"counts": False, "medians": False, "topk": 7}):
+        for hidden in (None, mask):
+            ours = fused_probe(x.cuda(), mask=None if hidden is None else hidden.cuda(), backend="cuda", **options)
+            assert_agrees(ours, REFERENCE.probe(x, mask=hidden, **options), x if hidden is None else x[hidden])
+
+
 def test_inductor_keeps_one_graph_and_the_same_bits(x):
     torch._dynamo.reset()
     state, eager = state_for(x), state_for(x)

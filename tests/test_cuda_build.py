@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc he
 
 @pytest.fixture(scope="module")
 def module(tmp_path_factory):
-    """The compiled module in an unpacked wheel; for one target, since all of them take five minutes."""
+    """The compiled module in an unpacked wheel; for one target, since each takes two minutes on two cores."""
     folder = tmp_path_factory.mktemp("cuda")
     done, wheel = build(copy_sources(folder), folder, MAXACT_BUILD_CUDA="1", MAXACT_CUDA_TARGETS="90")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -47,13 +47,15 @@ def test_it_links_nothing_of_cuda_or_pytorch(module):
     assert "libc.so" in linked and not re.search(r"cuda|torch|c10", linked.replace(str(module), ""))
 
 
-def test_the_kernel_for_rows_of_4096_spills_nothing_and_no_other_more_than_72_bytes(module):
+def test_every_kernel_keeps_to_128_registers_and_little_of_it_spills(module):
     import triton
 
     tool = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin", "cuobjdump")
     listing = subprocess.run([tool, "--dump-resource-usage", module], capture_output=True, text=True, check=True).stdout
-    stack = {name: int(n) for name, n in re.findall(r"Function (\S+):\s+REG:\d+ STACK:(\d+)", listing)}
-    kernels = {name: n for name, n in stack.items() if "probe_kernel" in name or "wide_kernel" in name}
-    assert len(kernels) == 28
-    assert [n for name, n in kernels.items() if "BFloat16ELi16ELi32ENS0_5Alone" in name] == [0]
-    assert max(kernels.values()) <= 72  # what the kernels for short rows, for teams and for float32 spill today
+    usage = re.findall(r"Function (\S+):\s+REG:(\d+) STACK:(\d+)", listing)
+    kernels = {name: (int(registers), int(stack)) for name, registers, stack in usage if "probe_kernel" in name}
+    assert len(kernels) == len(WIDTHS) * 2 + len(WIDTHS_FP32) + 3 * 2
+    assert max(registers for registers, _ in kernels.values()) <= 128  # 16 warps of a block need no more
+    # Measured: what spills is mostly kept once a tile, not once an element (benchmarks/cuda_notes.md).
+    assert max(stack for _, stack in kernels.values()) <= MOST_STACK
+    assert max(stack for name, (_, stack) in kernels.items() if "BFloat16ELi8ELi2ELi1ELb1" in name) <= 48  # d = 2048, 4096

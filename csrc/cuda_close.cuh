@@ -1,0 +1,203 @@
+// The end of a launch: the block that is done last gives what all blocks gathered to the state.
+#pragma once
+
+#include <initializer_list>
+
+#include "cuda_facts.cuh"
+#include "cuda_sort.cuh"
+
+namespace maxact::cuda {
+
+// Scratch::n_entries is two numbers: how many entries wait (at most blocks * topk), and in units of this how many blocks
+// are done. So the block that is done last knows both from one answer.
+constexpr uint32_t kOneBlock = 1u << 20;
+
+// The piece of the mask that block `block` counts: whole words, so that ranks of rows are found from few sums.
+__device__ __forceinline__ uint32_t piece_rows(const Launch& a) { return (a.n_rows + gridDim.x - 1) / gridDim.x; }
+
+// The id of a row that nobody named: how many tokens came before it. One warp.
+__device__ __forceinline__ int64_t default_id(const Launch& a, int64_t first, uint32_t row) {
+  if (!a.mask) return first + row;
+  const uint32_t piece = row / piece_rows(a);
+  unsigned kept = 0;
+  for (uint32_t i = lane_id(); i < piece; i += 32) kept += __ldcg(a.scratch.piece_kept + i);
+  for (uint32_t i = piece * piece_rows(a) + lane_id(); i < row; i += 32) kept += a.mask[i] != 0;
+  return first + __reduce_add_sync(kAll, kept);
+}
+
+// The lane whose words come first, larger ones before smaller.
+__device__ __forceinline__ int first_lane(std::initializer_list<uint32_t> words) {
+  bool in = true;
+  for (const uint32_t word : words) in &= word == __reduce_max_sync(kAll, in ? word : 0);
+  return __ffs(__ballot_sync(kAll, in)) - 1;
+}
+// The halves of a number, so that of two the smaller comes first.
+__device__ __forceinline__ uint32_t upper(int64_t n) { return ~static_cast<uint32_t>(n >> 32) ^ 0x80000000u; }
+__device__ __forceinline__ uint32_t lower(int64_t n) { return ~static_cast<uint32_t>(n); }
+
+// At the end of the launch the blocks' records lie behind all that is sorted.
+__device__ __forceinline__ BlockRecord* records_of(const Launch& a) {
+  return reinterpret_cast<BlockRecord*>(arena() + a.g.n_order + a.g.n_buffer);
+}
+
+// The record of one kind among all blocks', which a lane then gives to the state. One warp a kind.
+template <class T>
+__device__ __forceinline__ void close_records(const Launch& a, int64_t first_token, uint64_t n_rows, int kind) {
+  const Fields& f = a.f;
+  const BlockRecord* const records = records_of(a);
+  const auto id_of = [&](int64_t row) { return a.ids ? row : default_id(a, first_token, static_cast<uint32_t>(row)); };
+  if (kind < 2) {
+    const float nan = bits_float(0x7FC00000u);
+    Token best{nan, nan, nan, kNoToken};
+    for (uint32_t i = lane_id(); i < gridDim.x; i += 32) {
+      const Token token = kind ? records[i].peak : records[i].ratio;
+      if (kind ? larger_peak(token, best) : larger_ratio(token, best)) best = token;
+    }
+    const float value = kind ? best.absmax : best.ratio;
+    const uint32_t key = isnan(value) ? 0 : float_bits(value) + 1;
+    const int lane = first_lane({key, upper(best.id), lower(best.id), float_bits(best.absmax), float_bits(best.median)});
+    if (!__shfl_sync(kAll, key, lane)) return;
+    best.id = id_of(__shfl_sync(kAll, best.id, lane));
+    if (lane_id() == lane) kind ? keep_peak(f, best) : keep_ratio(f, best);
+  } else if (kind == 2) {
+    int64_t token = kNoToken, feature = kNoToken;
+    for (uint32_t i = lane_id(); i < gridDim.x; i += 32) {
+      const int64_t t = records[i].nonfinite_token, at = records[i].nonfinite_feature;
+      if (t < token || (t == token && at < feature)) token = t, feature = at;
+    }
+    const int lane = first_lane({upper(token), lower(token), upper(feature), lower(feature)});
+    token = __shfl_sync(kAll, token, lane), feature = __shfl_sync(kAll, feature, lane);
+    if (feature == kNoToken) return;
+    token = id_of(token);
+    if (lane_id() == 0) keep_nonfinite(f, token, feature);
+  } else {
+    float highest = -bits_float(kInfinity), lowest = bits_float(kInfinity);
+    uint32_t absmax_bits = 0;
+    unsigned long long n_absmax = 0;
+    for (uint32_t i = lane_id(); i < gridDim.x; i += 32) {
+      highest = fmaxf(highest, records[i].highest), lowest = fminf(lowest, records[i].lowest);
+      const uint32_t bits = records[i].absmax_bits, n = records[i].n_absmax;
+      n_absmax = bits > absmax_bits ? n : bits == absmax_bits ? n_absmax + n : n_absmax;
+      absmax_bits = max(absmax_bits, bits);
+    }
+    highest = reduce_warp(highest, Max()), lowest = reduce_warp(lowest, Min());
+    const uint32_t largest = __reduce_max_sync(kAll, absmax_bits);
+    n_absmax = reduce_warp(absmax_bits == largest ? n_absmax : 0, Add());
+    if (lane_id() != 0 || !n_rows) return;
+    *f.max = fmaxf(*f.max, highest + 0.0f);  // + 0.0 drops the sign of a zero
+    *f.neg_min = fmaxf(*f.neg_min, 0.0f - lowest);
+    const float absmax = bits_float(largest);
+    if (*f.absmax > absmax) return;
+    if (absmax == 0) {
+      *f.n_absmax = static_cast<int64_t>(__ldcg(reinterpret_cast<unsigned long long*>(f.n_zero)));
+    } else if (f.counts && sizeof(typename T::Bits) == 2) {
+      *f.absmax = absmax;
+      *f.n_absmax = static_cast<int64_t>(__ldcg(reinterpret_cast<unsigned long long*>(f.counts + key_of<T>(largest))));
+    } else {
+      keep_absmax(f, absmax, n_absmax);
+    }
+  }
+}
+
+// Merges the blocks' entries and the state's own list: the k first of both. Brings the blocks' records, too: everything
+// that is needed is asked for at once.
+template <class T>
+__device__ __forceinline__ void close_topk(const Launch& a, int64_t first_token, uint32_t n_all) {
+  Control& c = control();
+  const uint32_t topk = a.o.topk;
+  Entry* const state = arena();
+  Entry* const merged = state + a.g.n_order;
+  const int64_t shift = a.ids || a.mask ? 0 : first_token;
+  const auto each_entry = [&](uint32_t begin, uint32_t end, uint32_t bar, auto take) {
+    for (uint32_t i = begin + threadIdx.x; i < end; i += blockDim.x) {
+      const uint4 raw = __ldcg(reinterpret_cast<const uint4*>(a.scratch.entries + i));
+      if (raw.x >= bar) take(Entry{raw.x, raw.y, static_cast<int64_t>(static_cast<uint64_t>(raw.w) << 32 | raw.z) + shift});
+    }
+  };
+  uint32_t bar = c.bar;
+  if (n_all > topk) bar = read_bar(a);
+  if (n_all > blockDim.x && a.g.n_bins) {  // a first update of a small tensor, where each block sends all it may
+    for (int i = threadIdx.x; i < a.g.n_bins / 4; i += blockDim.x) reinterpret_cast<uint4*>(table())[i] = make_uint4(0, 0, 0, 0);
+    __syncthreads();
+    each_entry(0, n_all, bar, [&](const Entry& e) {
+      const int key = key_of<T>(e.bits);
+      if (key < a.g.n_bins) atomicAdd(table() + key, 1u);
+      atomicMax(&c.record.absmax_bits, e.bits);
+    });
+    __syncthreads();
+    bar = bar_of_table<T>(a, bar);
+    __syncthreads();
+  }
+  constexpr int kPieces = sizeof(BlockRecord) / 16;
+  static_assert(sizeof(BlockRecord) % 16 == 0);
+  const uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(records_of(a)));
+  for (uint32_t i = threadIdx.x; i < gridDim.x * kPieces; i += blockDim.x)
+    copy_async(to + i * 16, reinterpret_cast<const uint4*>(a.scratch.records) + i, true);
+  for (uint32_t i = threadIdx.x; i < topk; i += blockDim.x) {
+    const uint32_t value = float_bits(a.f.topk_values[i]), feature = static_cast<uint32_t>(a.f.topk_features[i]);
+    const int64_t id = a.f.topk_token_ids[i];
+    state[i] = {value & 0x7FFFFFFFu, feature << 1 | value >> 31, id};
+    if (isnan(bits_float(value))) state[i] = {0, 0xFFFFFFFFu, INT64_MAX};
+  }
+  uint32_t n = 0;
+  for (uint32_t next = 0; next < n_all;) {
+    const uint32_t end = min(n_all, next + a.g.n_buffer - n);
+    each_entry(next, end, bar, [&](const Entry& e) { merged[atomicAdd(&c.n_buffered, 1u)] = e; });
+    __syncthreads();
+    next = end, n = c.n_buffered;
+    sort_entries(a.g.n_order, n);
+    n = min(n, topk);
+    if (threadIdx.x == 0) c.n_buffered = n;
+    __syncthreads();
+  }
+  if (a.mask && !a.ids)
+    for (uint32_t i = warp_id(); i < n; i += blockDim.x / 32) {
+      const int64_t id = default_id(a, first_token, static_cast<uint32_t>(merged[i].token));
+      __syncwarp();
+      if (lane_id() == 0) merged[i].token = id;
+    }
+  copies_arrived();
+  __syncthreads();
+  // Each entry moves behind those of the other list that come before it.
+  const auto keep = [&](uint32_t at, const Entry& e) {
+    if (at >= topk || e.feature_sign == 0xFFFFFFFFu) return;
+    a.f.topk_values[at] = bits_float(e.bits | e.feature_sign << 31);
+    a.f.topk_token_ids[at] = e.token;
+    a.f.topk_features[at] = e.feature_sign >> 1;
+  };
+  for (uint32_t i = threadIdx.x; i < n + topk; i += blockDim.x) {
+    const bool is_new = i < n;
+    const Entry e = is_new ? merged[i] : state[i - n];
+    const Entry* const others = is_new ? state : merged;
+    uint32_t low = 0, high = is_new ? topk : n;  // of two that are the same the state's comes first
+    while (low < high) {
+      const uint32_t middle = (low + high) / 2;
+      if (is_new ? !before(e, others[middle]) : before(others[middle], e)) low = middle + 1;
+      else high = middle;
+    }
+    if (is_new) keep(i + low, e);
+    else if (low) keep(i - n + low, e);
+  }
+}
+
+template <class T>
+__device__ __noinline__ void close_books(const Launch& a, uint32_t n_entries) {
+  const int64_t first_token = *a.f.n_tokens;
+  const uint64_t n_rows = __ldcg(a.scratch.n_rows_kept);
+  close_topk<T>(a, first_token, n_entries);
+  // The last warps, since the first are still busy with the list.
+  const int n_warps = blockDim.x / 32;
+  for (int kind = n_warps - 1 - warp_id(); kind < 4; kind += n_warps) close_records<T>(a, first_token, n_rows, kind);
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    *a.f.n_tokens = first_token + static_cast<int64_t>(n_rows);
+    *a.scratch.n_rows_kept = 0, *a.scratch.n_entries = 0;
+  }
+  for (int i = threadIdx.x; i < a.o.topk; i += blockDim.x) a.scratch.slots[i] = 0;
+}
+
+__device__ __forceinline__ void add_to(int64_t* field, unsigned long long n) {
+  if (n) atomicAdd(reinterpret_cast<unsigned long long*>(field), n);
+}
+
+}  // namespace maxact::cuda
