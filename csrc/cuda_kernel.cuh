@@ -81,6 +81,7 @@ __global__ void __launch_bounds__(kThreads, 1) probe_kernel(const __grid_constan
       Facts& facts = facts_of(a);
       const auto at = [&] { return n_facts + L::row(); };
       if (L::first()) facts.row[at()] = row, facts.sum[at()] = sum, facts.top[at()] = top, facts.near[at()] = slice.near;
+      __syncwarp();
 
       // A row that stays within what an earlier one showed of both signs changes nothing.
       const uint32_t seen = min(*static_cast<volatile uint32_t*>(&ctl.positive), *static_cast<volatile uint32_t*>(&ctl.negative));

@@ -46,12 +46,6 @@ struct Lanes {
     return __shfl_sync(kAll, value, kSide == 1 ? keeper(pass) : (lane_id() & ~(kPerRow - 1)) | keeper(pass));
   }
 
-  // The same for one row a pass, and a pass of each lane's own.
-  template <class V>
-  __device__ static __forceinline__ V of_any(V value, int pass) {
-    return __shfl_sync(kAll, value, (pass >> 1 & 3) | (pass & 1) << 2 | (pass & 8));
-  }
-
   // One value a pass from every lane becomes one value a row, at its keeper.
   template <class V, class Op>
   __device__ static __forceinline__ V fold(V (&v)[R], Op op) {

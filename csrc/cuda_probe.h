@@ -28,7 +28,7 @@ struct BlockRecord {
 // Device memory between launches, all zero then. `slots`: each row raises slot (row % topk) to its m_t; the smallest
 // slot is a magnitude that topk rows reach.
 struct Scratch {
-  uint32_t* n_entries;
+  uint32_t* n_entries;   // two numbers, see kOneBlock in cuda_close.cuh
   unsigned long long* n_rows_kept;
   uint32_t* slots;       // [topk]
   uint32_t* piece_kept;  // [blocks] rows that the mask keeps in the block's piece of it
@@ -46,8 +46,8 @@ struct Geometry {
   uint32_t limit;              // keys of the fast way are below
   int n_bins, first_bin;       // the part of the table of counts that shared memory holds
   uint32_t n_order, n_buffer;  // entries that the end of a block sorts: listed rows, and elements of rows
-  // Where things lie in shared memory: rows of features' maxima, facts of rows, the list of rows, what the warps of a
-  // team exchange, elements of float32 that may be medians.
+  // Where things lie in shared memory: what each warp keeps between rounds (features' maxima), facts of rows, the list of
+  // rows, what the warps of a team exchange, elements of float32 that may be medians.
   uint32_t peaks_at, facts_at, list_at, exchange_at, fine_at;
 };
 

@@ -124,6 +124,7 @@ def measure(
         raise KeyboardInterrupt
 
     n_tokens = sum(len(encoded[i].ids) for i in done)
+    _largest(probe)  # reads every state, so that wall_s holds what a GPU had yet to do
     return Run.from_probe(
         probe,
         {

@@ -1,6 +1,7 @@
 """What `pip install` builds: fresh modules only, and a working package where there is no compiler."""
 
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import setuptools
 
 ROOT = Path(__file__).parent.parent
 
@@ -104,3 +106,26 @@ def test_a_wheel_holds_what_was_built_now_and_nothing_left_over(sources, tmp_pat
 def test_building_imports_no_pytorch():
     source = (ROOT / "setup.py").read_text() + (ROOT / "pyproject.toml").read_text().split("[project]")[0]
     assert "import torch" not in source and '"torch' not in source
+
+
+@pytest.mark.parametrize(
+    ("answer", "named", "targets"),
+    [
+        ("9.0\n9.0\n", None, ["90"]),
+        ("8.6\n12.0\n", None, ["120", "86"]),
+        ("7.5\n", None, ["80", "90", "100", "120"]),  # older than any kernel: as on a machine without a GPU
+        ("No devices were found\n", None, ["80", "90", "100", "120"]),
+        ("9.0\n", "80 100", ["80", "100"]),
+    ],
+)
+def test_the_cuda_module_is_compiled_for_the_gpus_that_are_here(answer, named, targets, tmp_path, monkeypatch):
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text("#!/bin/sh\ncat <<'END'\n" + answer + "END\n")
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("MAXACT_CUDA_TARGETS", raising=False)
+    if named:
+        monkeypatch.setenv("MAXACT_CUDA_TARGETS", named)
+    monkeypatch.setattr(setuptools, "setup", lambda **options: None)
+    monkeypatch.chdir(ROOT)
+    assert runpy.run_path("setup.py")["cuda_targets"]() == targets

@@ -54,8 +54,9 @@ def test_every_kernel_keeps_to_128_registers_and_little_of_it_spills(module):
     listing = subprocess.run([tool, "--dump-resource-usage", module], capture_output=True, text=True, check=True).stdout
     usage = re.findall(r"Function (\S+):\s+REG:(\d+) STACK:(\d+)", listing)
     kernels = {name: (int(registers), int(stack)) for name, registers, stack in usage if "probe_kernel" in name}
-    assert len(kernels) == len(WIDTHS) * 2 + len(WIDTHS_FP32) + 3 * 2
+    assert len(kernels) == 34
     assert max(registers for registers, _ in kernels.values()) <= 128  # 16 warps of a block need no more
     # Measured: what spills is mostly kept once a tile, not once an element (benchmarks/cuda_notes.md).
-    assert max(stack for _, stack in kernels.values()) <= MOST_STACK
-    assert max(stack for name, (_, stack) in kernels.items() if "BFloat16ELi8ELi2ELi1ELb1" in name) <= 48  # d = 2048, 4096
+    assert max(stack for _, stack in kernels.values()) <= 184
+    main = [stack for name, (_, stack) in kernels.items() if "BFloat16ELi8ELi2ELi1ELb1" in name]  # d = 2048, 4096, 8192
+    assert len(main) == 1 and main[0] <= 40
