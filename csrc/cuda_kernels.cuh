@@ -18,9 +18,26 @@ Kernel kernel() {
   constexpr int R = kSide == 4 ? 8 : rows_of(P);
   return {reinterpret_cast<const void*>(&probe_kernel<T, P, R, kSide, kVectors>), P, R, kSide};
 }
+
+// Widths of a lane: 16 bytes (several rows side by side where they are short) to 160. Beyond, teams of warps.
 template <class T>
-Kernel slow() {
-  return {reinterpret_cast<const void*>(&slow_kernel<T>), 0, 1, 1};
+std::vector<Kernel> list_kernels(bool vectors) {
+  const Kernel slow{reinterpret_cast<const void*>(&slow_kernel<T>), 0, 1, 1};
+  if (!vectors) return {kernel<T, 1, 1, false>(), kernel<T, 8, 1, false>(), slow};
+  std::vector<Kernel> list{slow,
+                           kernel<T, 1, 2, true>(),
+                           kernel<T, 1, 1, true>(),
+                           kernel<T, 2, 1, true>(),
+                           kernel<T, 4, 1, true>(),
+                           kernel<T, 5, 1, true>(),
+                           kernel<T, 6, 1, true>(),
+                           kernel<T, 8, 1, true>(),
+                           kernel<T, 10, 1, true>()};
+  if constexpr (sizeof(typename T::Bits) == 2) {
+    list.push_back(kernel<T, 1, 4, true>());
+    list.push_back(kernel<T, 3, 1, true>());
+  }
+  return list;
 }
 
 }  // namespace maxact::cuda
