@@ -118,3 +118,26 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(n_threads)
+
+
+EMBEDDING = ["embedding_output"]
+
+
+def ids_of(probe, site: str = "embedding_output") -> list[tuple[int, int]]:
+    """(sample, position) of every token that a site saw; attach with a topk that holds all its elements."""
+    tokens = probe.states[site].summary().topk.token_ids
+    return sorted({(int(token) >> 32, int(token) & 0xFFFFFFFF) for token in tokens})
+
+
+def grid(samples, n_positions: int, start: int = 0) -> list[tuple[int, int]]:
+    return [(sample, position) for sample in samples for position in range(start, start + n_positions)]
+
+
+def buffers(probe) -> dict[str, torch.Tensor]:
+    return {name: state.buffer.clone() for name, state in probe.states.items()}
+
+
+def assert_same_bits(mine: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    assert list(mine) == list(theirs)
+    for name in mine:
+        assert torch.equal(mine[name], theirs[name]), name
