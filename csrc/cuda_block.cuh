@@ -1,5 +1,5 @@
-// What a block of warps shares while it runs: its part of the table of counts, the memory that rows arrive in, its
-// records, and the list of the rows that may hold some of the k largest elements.
+// What a block of warps shares while it runs: its part of the table of counts, what its warps
+// know of their rows, its records, and the list of the rows that may hold some of the k largest elements.
 #pragma once
 
 #include "cuda_probe.h"
@@ -35,13 +35,13 @@ struct FineList {
 
 struct Control {
   unsigned long long counters[kCounters];
-  unsigned long long exchange[2][kWarps];
+  unsigned long long exchange[kWarps];
   BlockRecord record;
   Entry worst;  // of the list, once it is full
   unsigned long long worst_key;  // of the list, see list_key; 0 until it is full
   uint32_t zero_keys;  // where the table is a window without them
   uint32_t positive, negative, least;  // patterns: largest of each sign (0: none yet), smallest where one is missing
-  uint32_t worst_at, n_listed, n_buffered, bar, lock, is_last;
+  uint32_t worst_at, n_listed, n_buffered, bar, lock;
 };
 
 __host__ __device__ constexpr size_t list_bytes(int topk) { return static_cast<size_t>(topk) * (sizeof(Entry) + 4); }

@@ -161,7 +161,7 @@ CudaProbe::Plan CudaProbe::plan(bool vectors) const {
   }
   // The table and the features' maxima, which the end of a block sorts in.
   const size_t table = static_cast<size_t>(g.n_bins) * 4;
-  const size_t sorting = std::max<size_t>(g.n_order + g.n_buffer, g.n_buffer + 16) * sizeof(Entry) + n_sms_ * sizeof(BlockRecord);
+  const size_t sorting = static_cast<size_t>(g.n_order + g.n_buffer) * sizeof(Entry) + n_sms_ * sizeof(BlockRecord);
   g.peaks_at = static_cast<uint32_t>(kControlBytes + table);
   size_t at = kControlBytes + std::max(table + peaks, sorting);
   const auto place = [&](size_t n_bytes) {

@@ -168,11 +168,11 @@ __device__ __noinline__ uint32_t bar_of_table(const Launch& a, uint32_t bar) {
       if (lane_id() >= offset) through += other;
     }
     __syncthreads();
-    if (lane_id() == 31) c.exchange[0][warp_id()] = through;
+    if (lane_id() == 31) c.exchange[warp_id()] = through;
     __syncthreads();
     through += found;
     for (uint32_t i = 0; i < blockDim.x / 32; ++i) {
-      const uint32_t other = static_cast<uint32_t>(c.exchange[0][i]);
+      const uint32_t other = static_cast<uint32_t>(c.exchange[i]);
       if (i < static_cast<uint32_t>(warp_id())) through += other;
       found += other;
     }

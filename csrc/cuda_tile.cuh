@@ -251,7 +251,7 @@ struct Tile {
     if constexpr (kFew) {
       const float first = (cells[0][0] + cells[0][2]) + (R == 1 ? cells[1][0] + cells[1][2] : 0), second = cells[1][0] + cells[1][2];
       const uint32_t two = __byte_perm(float_bits(first + kWhole), float_bits(second + kWhole), 0x5410);
-      // The four lanes of a quad have the same: their sum is below 2^16 since a quad has at most 640 elements of a row.
+      // The four lanes of a quad have the same, so one speaks; a warp has at most 2,560 elements of a row.
       const uint32_t all = __reduce_add_sync(kAll, lane_id() & 3 ? 0 : two);
       return static_cast<int>(lane_id() & 4 ? all >> 16 : all & 0xFFFF);
     } else {
