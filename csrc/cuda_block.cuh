@@ -25,7 +25,7 @@ enum Counter {
 };
 
 constexpr uint32_t kNoRow = 0xFFFFFFFFu;
-constexpr int kWarps = 16;  // of a block
+constexpr int kMostWarps = 16;  // of a block
 // Of a warp: its part of what teams exchange (two turns of 16 rows), and of the list of elements that may be medians.
 constexpr int kExchangeBytes = 2 * 16 * 16, kListRoom = 256;
 struct FineList {
@@ -35,7 +35,7 @@ struct FineList {
 
 struct Control {
   unsigned long long counters[kCounters];
-  unsigned long long exchange[kWarps];
+  unsigned long long exchange[kMostWarps];
   BlockRecord record;
   Entry worst;  // of the list, once it is full
   unsigned long long worst_key;  // of the list, see list_key; 0 until it is full
@@ -46,10 +46,8 @@ struct Control {
 
 __host__ __device__ constexpr size_t list_bytes(int topk) { return static_cast<size_t>(topk) * (sizeof(Entry) + 4); }
 // Of one warp: what is known of the up to 32 rows of a round, in the patterns of T, and the rows that wait to be listed.
-struct Facts {
-  double sum[32];
-  uint32_t row[32], top[32], median[32];  // median may be a flag (cuda_slow.cuh)
-  float near[32];                         // see Tile::sample()
+struct __align__(16) Facts {
+  uint4 rows[32];  // row, m_t, the median or a flag (cuda_slow.cuh)
   uint32_t waiting_row[32], waiting_bits[32];
 };
 constexpr size_t kControlBytes = (sizeof(Control) + 15) / 16 * 16;
@@ -61,6 +59,8 @@ __device__ __forceinline__ Control& control() { return *reinterpret_cast<Control
 __device__ __forceinline__ uint32_t* table() { return reinterpret_cast<uint32_t*>(shared + kControlBytes); }
 __device__ __forceinline__ Entry* arena() { return reinterpret_cast<Entry*>(shared + kControlBytes); }
 __device__ __forceinline__ Facts& facts_of(const Launch& a) { return reinterpret_cast<Facts*>(shared + a.g.facts_at)[warp_id()]; }
+// Sums of the rows of a round of this warp, n_sums each.
+__device__ __forceinline__ float* sums_of(const Launch& a, int n_sums) { return reinterpret_cast<float*>(shared + a.g.sums_at) + warp_id() * 32 * sums_stride(n_sums); }
 // The list: at most topk rows, each named by its first largest element (feature_sign only where ids may repeat).
 __device__ __forceinline__ Entry* list_entries(const Launch& a) { return reinterpret_cast<Entry*>(shared + a.g.list_at); }
 __device__ __forceinline__ uint32_t* list_rows(const Launch& a) {
@@ -84,16 +84,17 @@ __device__ __forceinline__ int64_t row_token(const Launch& a, uint32_t row) { re
 // Everything at zero, or worse than any value. Needs a barrier after it.
 __device__ __forceinline__ void block_begin(const Launch& a) {
   Control& c = control();
+  const float kth = threadIdx.x == 0 ? a.f.topk_values[a.o.topk - 1] : 0;  // asked for first, needed last
+  uint4* cells = reinterpret_cast<uint4*>(table());
+#pragma unroll 4
+  for (int i = threadIdx.x; i < a.g.n_bins / 4; i += blockDim.x) cells[i] = make_uint4(0, 0, 0, 0);
   for (int i = threadIdx.x; i < kCounters; i += blockDim.x) c.counters[i] = 0;
   if (threadIdx.x == 0) {
     const float nan = bits_float(0x7FC00000u), inf = bits_float(kInfinity);
     c.record = {{nan, nan, nan, kNoToken}, {nan, nan, nan, kNoToken}, kNoToken, kNoToken, -inf, inf, 0, 0};
     c.worst_key = 0, c.zero_keys = 0, c.positive = 0, c.negative = 0, c.least = 0xFFFFFFFFu, c.n_listed = 0, c.n_buffered = 0, c.lock = 0;
-    const float kth = a.f.topk_values[a.o.topk - 1];
     c.bar = isnan(kth) ? 0 : float_bits(kth) & 0x7FFFFFFFu;
   }
-  uint4* cells = reinterpret_cast<uint4*>(table());
-  for (int i = threadIdx.x; i < a.g.n_bins / 4; i += blockDim.x) cells[i] = make_uint4(0, 0, 0, 0);
 }
 
 __device__ __forceinline__ void count(Counter counter, unsigned long long n) {
@@ -101,20 +102,20 @@ __device__ __forceinline__ void count(Counter counter, unsigned long long n) {
 }
 
 // Counts an element where the block holds only a window of the table; the rest goes to the state's own.
-__device__ __forceinline__ void count_in_window(const Launch& a, uint32_t key) {
+__device__ __forceinline__ void count_in_window(const Launch& a, uint32_t key, uint32_t n = 1) {
   const uint32_t bin = key - a.g.first_bin;
   if (bin < static_cast<uint32_t>(a.g.n_bins))
-    atomicAdd(table() + bin, 1u);
+    atomicAdd(table() + bin, n);
   else if (key == 0)
-    atomicAdd(&control().zero_keys, 1u);
+    atomicAdd(&control().zero_keys, n);
   else
-    atomicAdd(reinterpret_cast<unsigned long long*>(a.f.counts + key), 1ull);
+    atomicAdd(reinterpret_cast<unsigned long long*>(a.f.counts + key), static_cast<unsigned long long>(n));
 }
 
 // The largest magnitude of the block with how many elements have it, where no table knows. Lanes with `on` give one.
 __device__ __forceinline__ void keep_tied(uint32_t bits, uint32_t n, bool on) {
   Control& c = control();
-  unsigned todo = __ballot_sync(kAll, on);
+  unsigned todo = __ballot_sync(kWarp, on);
   if (!todo) return;
   acquire(&c.lock);
   for (; todo; todo &= todo - 1) {
@@ -127,22 +128,24 @@ __device__ __forceinline__ void keep_tied(uint32_t bits, uint32_t n, bool on) {
   release(&c.lock);
 }
 
-// Raises the block's signed extremes by what the lanes of a warp found.
+// Whether the block's table of counts tells the smallest magnitude of its rows.
+template <class T>
+__device__ __forceinline__ bool table_knows_least(const Launch& a) {
+  return sizeof(typename T::Bits) == 2 && a.f.counts && a.g.first_bin == 0;
+}
+
+// Raises the block's signed extremes: the largest of each sign that a warp saw, the smallest that each lane did.
 __device__ __forceinline__ void keep_ends(uint32_t positive, uint32_t negative, uint32_t least) {
-  positive = __reduce_max_sync(kAll, positive), negative = __reduce_max_sync(kAll, negative);
-  least = __reduce_min_sync(kAll, least);
-  if (lane_id()) return;
+  least = __reduce_min_sync(kWarp, least);
   Control& c = control();
-  if (positive) atomicMax(&c.positive, positive);
-  if (negative) atomicMax(&c.negative, negative);
-  atomicMin(&c.least, least);
+  if (lane_id() == 0) atomicMax(&c.positive, positive), atomicMax(&c.negative, negative), atomicMin(&c.least, least);
 }
 
 // A magnitude that topk elements of the stream are known to reach.
 __device__ __forceinline__ uint32_t read_bar(const Launch& a) {
   uint32_t smallest = 0xFFFFFFFFu;
   for (int i = lane_id(); i < a.o.topk; i += 32) smallest = min(smallest, __ldcg(a.scratch.slots + i));
-  return max(__reduce_min_sync(kAll, smallest), control().bar);
+  return max(__reduce_min_sync(kWarp, smallest), control().bar);
 }
 
 }  // namespace maxact::cuda

@@ -22,14 +22,14 @@ __device__ __forceinline__ int64_t default_id(const Launch& a, int64_t first, ui
   unsigned kept = 0;
   for (uint32_t i = lane_id(); i < piece; i += 32) kept += __ldcg(a.scratch.piece_kept + i);
   for (uint32_t i = piece * piece_rows(a) + lane_id(); i < row; i += 32) kept += a.mask[i] != 0;
-  return first + __reduce_add_sync(kAll, kept);
+  return first + __reduce_add_sync(kWarp, kept);
 }
 
 // The lane whose words come first, larger ones before smaller.
 __device__ __forceinline__ int first_lane(std::initializer_list<uint32_t> words) {
   bool in = true;
-  for (const uint32_t word : words) in &= word == __reduce_max_sync(kAll, in ? word : 0);
-  return __ffs(__ballot_sync(kAll, in)) - 1;
+  for (const uint32_t word : words) in &= word == __reduce_max_sync(kWarp, in ? word : 0);
+  return __ffs(__ballot_sync(kWarp, in)) - 1;
 }
 // The halves of a number, so that of two the smaller comes first.
 __device__ __forceinline__ uint32_t upper(int64_t n) { return ~static_cast<uint32_t>(n >> 32) ^ 0x80000000u; }
@@ -56,8 +56,8 @@ __device__ __forceinline__ void close_records(const Launch& a, int64_t first_tok
     const float value = kind ? best.absmax : best.ratio;
     const uint32_t key = isnan(value) ? 0 : float_bits(value) + 1;
     const int lane = first_lane({key, upper(best.id), lower(best.id), float_bits(best.absmax), float_bits(best.median)});
-    if (!__shfl_sync(kAll, key, lane)) return;
-    best.id = id_of(__shfl_sync(kAll, best.id, lane));
+    if (!__shfl_sync(kWarp, key, lane)) return;
+    best.id = id_of(__shfl_sync(kWarp, best.id, lane));
     if (lane_id() == lane) kind ? keep_peak(f, best) : keep_ratio(f, best);
   } else if (kind == 2) {
     int64_t token = kNoToken, feature = kNoToken;
@@ -66,7 +66,7 @@ __device__ __forceinline__ void close_records(const Launch& a, int64_t first_tok
       if (t < token || (t == token && at < feature)) token = t, feature = at;
     }
     const int lane = first_lane({upper(token), lower(token), upper(feature), lower(feature)});
-    token = __shfl_sync(kAll, token, lane), feature = __shfl_sync(kAll, feature, lane);
+    token = __shfl_sync(kWarp, token, lane), feature = __shfl_sync(kWarp, feature, lane);
     if (feature == kNoToken) return;
     token = id_of(token);
     if (lane_id() == 0) keep_nonfinite(f, token, feature);
@@ -81,7 +81,7 @@ __device__ __forceinline__ void close_records(const Launch& a, int64_t first_tok
       absmax_bits = max(absmax_bits, bits);
     }
     highest = reduce_warp(highest, Max()), lowest = reduce_warp(lowest, Min());
-    const uint32_t largest = __reduce_max_sync(kAll, absmax_bits);
+    const uint32_t largest = __reduce_max_sync(kWarp, absmax_bits);
     n_absmax = reduce_warp(absmax_bits == largest ? n_absmax : 0, Add());
     if (lane_id() != 0 || !n_rows) return;
     *f.max = fmaxf(*f.max, highest + 0.0f);  // + 0.0 drops the sign of a zero
@@ -132,7 +132,7 @@ __device__ __forceinline__ void close_topk(const Launch& a, int64_t first_token,
   static_assert(sizeof(BlockRecord) % 16 == 0);
   const uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(records_of(a)));
   for (uint32_t i = threadIdx.x; i < gridDim.x * kPieces; i += blockDim.x)
-    copy_async(to + i * 16, reinterpret_cast<const uint4*>(a.scratch.records) + i, true);
+    copy_async(to + i * 16, reinterpret_cast<const uint4*>(a.scratch.records) + i);
   for (uint32_t i = threadIdx.x; i < topk; i += blockDim.x) {
     const uint32_t value = float_bits(a.f.topk_values[i]), feature = static_cast<uint32_t>(a.f.topk_features[i]);
     const int64_t id = a.f.topk_token_ids[i];
@@ -156,7 +156,8 @@ __device__ __forceinline__ void close_topk(const Launch& a, int64_t first_token,
       __syncwarp();
       if (lane_id() == 0) merged[i].token = id;
     }
-  copies_arrived();
+  copies_end();
+  copies_arrived<0>();
   __syncthreads();
   // Each entry moves behind those of the other list that come before it.
   const auto keep = [&](uint32_t at, const Entry& e) {
@@ -185,13 +186,14 @@ __device__ __noinline__ void close_books(const Launch& a, uint32_t n_entries) {
   const int64_t first_token = *a.f.n_tokens;
   const uint64_t n_rows = __ldcg(a.scratch.n_rows_kept);
   close_topk<T>(a, first_token, n_entries);
+  STAMP(9);
   // The last warps, since the first are still busy with the list.
   const int n_warps = blockDim.x / 32;
   for (int kind = n_warps - 1 - warp_id(); kind < 4; kind += n_warps) close_records<T>(a, first_token, n_rows, kind);
   __syncthreads();
   if (threadIdx.x == 0) {
     *a.f.n_tokens = first_token + static_cast<int64_t>(n_rows);
-    *a.scratch.n_rows_kept = 0, *a.scratch.n_entries = 0;
+    *a.scratch.n_rows_kept = 0, *a.scratch.n_entries = 0, *a.scratch.n_asked = 0;
   }
   for (int i = threadIdx.x; i < a.o.topk; i += blockDim.x) a.scratch.slots[i] = 0;
 }

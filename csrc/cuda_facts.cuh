@@ -18,19 +18,38 @@ __device__ __forceinline__ int64_t sample_of(const Launch& a, uint32_t row, int6
   return (first + kept) >> 32;
 }
 
+// The sums of n rows, of which each has n_sums. A warp of a team that is not its first has nothing else to tell: its part of
+// a row counts as a row of its own.
+static __device__ __noinline__ void fold_sums(const Launch& a, int n, int n_sums) {
+  __syncwarp();
+  const float* const sums = sums_of(a, n_sums) + lane_id() * sums_stride(n_sums);
+  float sum = sums[0];
+  if (n_sums > 1) {
+    float part[8];
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const float4 four = i < n_sums / 4 ? reinterpret_cast<const float4*>(sums)[i] : float4{};
+      part[i] = (four.x + four.y) + (four.z + four.w);
+    }
+    sum = ((part[0] + part[1]) + (part[2] + part[3])) + ((part[4] + part[5]) + (part[6] + part[7]));
+  }
+  const uint4 row = facts_of(a).rows[lane_id()];
+  add_exactly_warp(a.f.sum, sum, lane_id() < n && row.x != kNoRow && row.z != kSlow);
+  __syncwarp();
+}
+
 template <class T>
 __device__ __noinline__ void fold_facts(const Launch& a, int n) {
   Control& c = control();
   const Fields& f = a.f;
   __syncwarp();
-  const Facts& facts = facts_of(a);
-  add_exactly_warp(f.sum, facts.sum[lane_id()], lane_id() < n);
-  const uint32_t row = lane_id() < n ? facts.row[lane_id()] : kNoRow;
-  uint32_t top = facts.top[lane_id()], flag = facts.median[lane_id()];
+  const uint4 facts = facts_of(a).rows[lane_id()];
+  const uint32_t row = lane_id() < n ? facts.x : kNoRow;
+  uint32_t top = facts.y, flag = facts.z;
   __syncwarp();
 #pragma unroll 1
-  for (unsigned todo = __ballot_sync(kAll, row != kNoRow && flag == kSlow); todo; todo &= todo - 1) {
-    const SlowFacts slow = slow_row<T>(a, __shfl_sync(kAll, row, __ffs(todo) - 1));
+  for (unsigned todo = __ballot_sync(kWarp, row != kNoRow && flag == kSlow); todo; todo &= todo - 1) {
+    const SlowFacts slow = slow_row<T>(a, __shfl_sync(kWarp, row, __ffs(todo) - 1));
     if (lane_id() == __ffs(todo) - 1) top = slow.top, flag = slow.median;
   }
   const bool on = row != kNoRow, known = on && flag < kUnneeded;
@@ -40,18 +59,18 @@ __device__ __noinline__ void fold_facts(const Launch& a, int n) {
   const float ratio = absmax / median;
   const Token token{absmax, median, ratio, id};
 
-  const uint32_t largest = __reduce_max_sync(kAll, absmax_bits);
+  const uint32_t largest = __reduce_max_sync(kWarp, absmax_bits);
   if (lane_id() == 0 && largest > c.record.absmax_bits && f.counts && sizeof(typename T::Bits) == 2)
     atomicMax(&c.record.absmax_bits, largest);
 
-  const unsigned rows = __popc(__ballot_sync(kAll, on));
-  const unsigned zero_median = __popc(__ballot_sync(kAll, known && absmax > 0 && median == 0));
-  const unsigned massive = __popc(__ballot_sync(kAll, known && absmax > 0 && is_massive(a.o, token)));
+  const unsigned rows = __popc(__ballot_sync(kWarp, on));
+  const unsigned zero_median = __popc(__ballot_sync(kWarp, known && absmax > 0 && median == 0));
+  const unsigned massive = __popc(__ballot_sync(kWarp, known && absmax > 0 && is_massive(a.o, token)));
   unsigned outside = 0;
   if (f.sample_absmax) {
     const int64_t sample = on ? sample_of(a, row, id) : 0;
     const bool inside = sample >= 0 && sample < a.o.n_samples;
-    outside = __popc(__ballot_sync(kAll, on && !inside));
+    outside = __popc(__ballot_sync(kWarp, on && !inside));
     if (on && inside && __ldcg(f.sample_absmax + sample) < absmax)
       atomicMax(reinterpret_cast<int*>(f.sample_absmax + sample), static_cast<int>(absmax_bits));
   }
@@ -59,9 +78,9 @@ __device__ __noinline__ void fold_facts(const Launch& a, int n) {
   unsigned ratios = 0;
   if (f.ratio_table) {
     const bool has_ratio = known && absmax > 0, has_finite = has_ratio && isfinite(ratio);
-    ratios = __popc(__ballot_sync(kAll, has_finite));
+    ratios = __popc(__ballot_sync(kWarp, has_finite));
     const int cell = has_ratio ? ratio_row(absmax) * kRatioCols + ratio_col(ratio) : -1;
-    const unsigned same = __match_any_sync(kAll, cell);
+    const unsigned same = __match_any_sync(kWarp, cell);
     if (cell >= 0 && __ffs(same) - 1 == lane_id())
       atomicAdd(reinterpret_cast<unsigned long long*>(f.ratio_table + cell), static_cast<unsigned long long>(__popc(same)));
     add_exactly_warp(f.ratio_sum, ratio, has_finite);
@@ -76,14 +95,18 @@ __device__ __noinline__ void fold_facts(const Launch& a, int n) {
     count(kRatios, ratios);
   }
 
-  // Records: few rows come near one, so those that do go through the lock one by one.
-  const float best_ratio = *static_cast<volatile float*>(&c.record.ratio.ratio);
-  const float best_peak = *static_cast<volatile float*>(&c.record.peak.absmax);
-  const float top_peak = bits_float(__reduce_max_sync(kAll, known ? absmax_bits : 0));
-  const float top_ratio = bits_float(__reduce_max_sync(kAll, known && absmax > 0 ? float_bits(ratio) : 0));
-  unsigned todo = __ballot_sync(
-      kAll, known && ((absmax == top_peak && !(absmax < best_peak)) || (absmax > 0 && ratio == top_ratio && !(ratio < best_ratio))));
-  if (todo) {
+  // Records: few rows come near one, so those that do go through the lock one by one. Of rows that tie, only the first where
+  // rows order as ids do, and none that ties with a record of an earlier row.
+  const volatile BlockRecord& r = c.record;
+  const auto near_record = [&](bool has, uint32_t bits, const volatile float& kept, const volatile int64_t& kept_id) {
+    const uint32_t most = __reduce_max_sync(kWarp, has ? bits : 0);
+    const bool candidate = has && bits == most && !(bits_float(bits) < kept) && !(bits_float(bits) == kept && id >= kept_id);
+    const uint32_t first = __reduce_min_sync(kWarp, candidate ? row : kNoRow);
+    return candidate && (a.ids || row == first);
+  };
+  const bool peak = near_record(known, absmax_bits, r.peak.absmax, r.peak.id);
+  const bool widest = near_record(known && absmax > 0, float_bits(ratio), r.ratio.ratio, r.ratio.id);
+  if (unsigned todo = __ballot_sync(kWarp, peak || widest)) {
     acquire(&c.lock);
     for (; todo; todo &= todo - 1) {
       if (lane_id() == __ffs(todo) - 1) {

@@ -29,7 +29,7 @@ __device__ __forceinline__ void int8_sums(const TileT& tile, float lift, float i
 #pragma unroll
         for (int e = 0; e < kPerChunk<T>; ++e) {
           const uint32_t word = tile.w[p][4 * c + e * static_cast<int>(sizeof(Bits)) / 4];
-          const auto bits = static_cast<Bits>(TileT::k16 ? word >> (16 * (e % 2)) & 0x7FFF : word & 0x7FFFFFFFu);
+          const auto bits = static_cast<Bits>(TileT::k16 ? word >> (16 * (e % 2)) : word);
           const float u = bits_float(T::wide(bits)) * row_lift * row_inverse;
           const float error = fabsf(u - ((u + kRound) - kRound));
           part[0] = fmaf(u, u, part[0]), part[1] += u;
@@ -47,8 +47,8 @@ __device__ __forceinline__ void int8_sums(const TileT& tile, float lift, float i
 }
 
 // Adds the INT-8 sums of the tokens of a tile to the state's.
-template <class T, class TileT>
-__device__ __forceinline__ void add_int8(const Launch& a, const TileT& tile, Team& team, uint32_t top, bool on) {
+template <class T, class TileT, class TeamT>
+__device__ __forceinline__ void add_int8(const Launch& a, const TileT& tile, TeamT& team, uint32_t top, bool on) {
   using L = typename TileT::L;
   const bool counted = on && top != 0;
   // lift keeps 127 / m_t where the quick reciprocal is good; one Newton step then rounds it as a division would.
@@ -61,8 +61,7 @@ __device__ __forceinline__ void add_int8(const Launch& a, const TileT& tile, Tea
   int64_t* const fields[4] = {a.f.int8_square_sum, a.f.int8_abs_sum, a.f.int8_error_square_sum, a.f.int8_error_abs_sum};
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
-    Slice slice{0, sums[k], 0, 0};
-    const double whole = team.join<L>(a, slice) * (k % 2 ? scale : scale * scale);
+    const double whole = team.template add<L, double>(a, sums[k]) * (k % 2 ? scale : scale * scale);
     if (team.rank == 0) add_exactly_warp(fields[k], whole, counted && L::first());
   }
 }

@@ -10,34 +10,49 @@ namespace maxact::cuda {
 template <class T>
 std::vector<Kernel> kernels(bool vectors);
 
-// Rows of P pieces a lane: as many in a tile as 64 registers hold, at most 16.
-constexpr int rows_of(int pieces) { return 16 / pieces; }
-
-template <class T, int P, int kSide, bool kVectors>
+template <class T, int P, int R, int kSide, int kWarps, bool kVectors, bool kTeam, bool kAll>
 Kernel kernel() {
-  constexpr int R = kSide == 4 ? 8 : rows_of(P);
-  return {reinterpret_cast<const void*>(&probe_kernel<T, P, R, kSide, kVectors>), P, R, kSide};
+  return {reinterpret_cast<const void*>(&probe_kernel<T, P, R, kSide, kWarps, kVectors, kTeam, kAll>), P, R, kSide, kWarps,
+          Tile<T, P, R, kSide, kWarps, kVectors>::kSums, kTeam, kAll};
 }
 
-// Widths of a lane: 16 bytes (several rows side by side where they are short) to 160. Beyond, teams of warps.
+// Widths of a lane: 16 bytes (several rows side by side where they are short) to 320; beyond, teams of warps. A tile is one
+// row or as many as 32 registers hold; 16 warps a block where rows and features' maxima leave room for that, else 12 or 8.
 template <class T>
 std::vector<Kernel> list_kernels(bool vectors) {
-  const Kernel slow{reinterpret_cast<const void*>(&slow_kernel<T>), 0, 1, 1};
-  if (!vectors) return {kernel<T, 1, 1, false>(), kernel<T, 8, 1, false>(), slow};
-  std::vector<Kernel> list{slow,
-                           kernel<T, 1, 2, true>(),
-                           kernel<T, 1, 1, true>(),
-                           kernel<T, 2, 1, true>(),
-                           kernel<T, 4, 1, true>(),
-                           kernel<T, 5, 1, true>(),
-                           kernel<T, 6, 1, true>(),
-                           kernel<T, 8, 1, true>(),
-                           kernel<T, 10, 1, true>()};
-  if constexpr (sizeof(typename T::Bits) == 2) {
-    list.push_back(kernel<T, 1, 4, true>());
-    list.push_back(kernel<T, 3, 1, true>());
-  }
-  return list;
+  const Kernel slow{reinterpret_cast<const void*>(&slow_kernel<T>), 0, 1, 1, kSlowWarps, 1, false, false};
+#ifdef TRIAL
+  if (!vectors) return {slow};
+  return {slow, TRIAL};
+#else
+  if (!vectors) return {kernel<T, 1, 8, 1, 8, false, false, false>(), kernel<T, 8, 2, 1, 8, false, true, false>(), slow};
+  return {slow,
+          kernel<T, 1, 8, 4, 16, true, false, true>(),
+          kernel<T, 1, 8, 2, 16, true, false, true>(),
+          kernel<T, 5, 2, 2, 16, true, false, true>(),
+          kernel<T, 1, 8, 1, 16, true, false, true>(),
+          kernel<T, 2, 4, 1, 16, true, false, true>(),
+          kernel<T, 4, 2, 1, 16, true, false, true>(),
+          kernel<T, 6, 1, 1, 16, true, false, true>(),
+          kernel<T, 8, 1, 1, 16, true, false, true>(),
+          kernel<T, 12, 1, 1, 12, true, false, true>(),
+          kernel<T, 16, 1, 1, 8, true, false, true>(),
+          kernel<T, 20, 1, 1, 8, true, false, true>(),
+          kernel<T, 12, 1, 1, 12, true, true, true>(),
+          kernel<T, 16, 1, 1, 8, true, true, true>(),
+          kernel<T, 20, 1, 1, 8, true, true, true>(),
+          kernel<T, 1, 8, 4, 16, true, false, false>(),
+          kernel<T, 1, 8, 2, 16, true, false, false>(),
+          kernel<T, 5, 2, 2, 16, true, false, false>(),
+          kernel<T, 1, 8, 1, 16, true, false, false>(),
+          kernel<T, 2, 4, 1, 16, true, false, false>(),
+          kernel<T, 4, 2, 1, 16, true, false, false>(),
+          kernel<T, 8, 1, 1, 16, true, false, false>(),
+          kernel<T, 16, 1, 1, 8, true, false, false>(),
+          kernel<T, 12, 1, 1, 12, true, true, false>(),
+          kernel<T, 16, 1, 1, 8, true, true, false>(),
+          kernel<T, 20, 1, 1, 8, true, true, false>()};
+#endif
 }
 
 }  // namespace maxact::cuda

@@ -29,7 +29,10 @@ struct Lanes {
 
   // The pass whose books this lane keeps (none if it is R or more); matrix units leave the sums of pass p in column
   // p % 8, that is in lanes with lane % 4 == p % 8 / 2, hence the order of the bits.
+  // A single row has no keeper: every lane keeps its books, and nothing is sent.
+  static constexpr bool kAlone = R == 1 && kSide == 1;
   __device__ static __forceinline__ int pass() {
+    if (kAlone) return 0;
     const int lane = lane_id();
     return (lane & 3) * 2 | (lane >> 2 & 1) | (R > 8 ? lane & 8 : 0);
   }
@@ -38,12 +41,16 @@ struct Lanes {
     return pass() < R ? pass() * kSide + (kSide > 1 ? lane_id() / kPerRow : 0) : 32;
   }
   // Of lanes that keep the same books the first.
-  __device__ static __forceinline__ bool first() { return pass() < R && (kSide > 1 || lane_id() < (R > 8 ? 16 : 8)); }
+  __device__ static __forceinline__ bool first() {
+    if (kAlone) return lane_id() == 0;
+    return pass() < R && (lane_id() & (kPerRow - 1)) < (R > 8 ? 16 : 8);
+  }
   __device__ static constexpr int keeper(int pass) { return (pass >> 1 & 3) | (pass & 1) << 2 | (pass & 8); }
   // What the keeper of this lane's row in `pass` holds.
   template <class V>
   __device__ static __forceinline__ V of(V value, int pass) {
-    return __shfl_sync(kAll, value, kSide == 1 ? keeper(pass) : (lane_id() & ~(kPerRow - 1)) | keeper(pass));
+    if constexpr (kAlone) return value;
+    return __shfl_sync(kWarp, value, kSide == 1 ? keeper(pass) : (lane_id() & ~(kPerRow - 1)) | keeper(pass));
   }
 
   // One value a pass from every lane becomes one value a row, at its keeper.
@@ -71,12 +78,12 @@ struct Lanes {
       for (int i = 0; i < kSize; ++i)
         if (!(i & kBit)) {
           const V keep = pick(upper, w[i | kBit], w[i]), send = pick(upper, w[i], w[i | kBit]);
-          w[i] = op(keep, __shfl_xor_sync(kAll, send, mask));
+          w[i] = op(keep, __shfl_xor_sync(kWarp, send, mask));
         }
     } else {
 #pragma unroll
       for (int i = 0; i < kSize; ++i)
-        if (used<kSize>(i, mask)) w[i] = op(w[i], __shfl_xor_sync(kAll, w[i], mask));
+        if (used<kSize>(i, mask)) w[i] = op(w[i], __shfl_xor_sync(kWarp, w[i], mask));
     }
   }
   // Whether entry i is still in use when lane bit `mask` is folded: those folded before it left only clear bits.

@@ -1,5 +1,5 @@
-// The search for the lower median of a row by counting: the smallest pattern that enough elements do not exceed. Here
-// are its numbers only, one row a lane; who counts is in cuda_tile.cuh.
+// The search for the lower median of a row by counting: the smallest key that enough elements do not exceed. Here are its
+// numbers only, one row a lane; who counts is in cuda_tile.cuh.
 #pragma once
 
 #include "cuda_warp.cuh"
@@ -7,30 +7,36 @@
 namespace maxact::cuda {
 
 // n_below elements are at most `below`, n_enough at most `enough`; n_below < rank <= n_enough.
-struct Bracket {
+struct Search {
   int below, enough, n_below, n_enough;
+  float width;  // keys per rank near the median, as far as known
+  int last_key = 0, last_n = 0;
 
   __device__ __forceinline__ bool open() const { return enough - below > 1; }
+  __device__ __forceinline__ void close() { below = enough - 1; }
 
-  // Takes in that n elements are at most `pivot`, and returns the next pivot. First a step of (missing ranks) * slope,
-  // where slope is patterns per rank; between two counted ends the nearer end's missing ranks at the density between
-  // them; from the seventh count on halving, so that no data need more than 7 + log2(width). Real rows take 3.5 counts.
-  // `turn`: which count this was, from 0; n_all: elements of the row.
-  // Divisions are approximate: an exact one calls a function, and a call where a row is in registers costs them.
-  __device__ __forceinline__ int narrow(int turn, int pivot, int n, int rank, int n_all, float slope) {
-    const bool up = n < rank;
-    if (open()) {
-      if (up)
-        below = pivot, n_below = n;
-      else if (pivot <= enough)
-        enough = pivot, n_enough = n;
+  // Takes in that `most` elements are at most `key` and `less` at most `low`, key - 1 or key itself; this was count `turn`,
+  // from 1. Returns the next key to count around: the missing ranks times the width, from the count just made. Two counts
+  // that differ enough give a width of their own; where a step changed little of what was missing, the next is longer.
+  // From the eighth count on halving, so that no data need more than 8 + log2(range). No branch: lanes must not
+  // part.
+  __device__ __forceinline__ int narrow(int turn, int key, int low, int less, int most, int rank) {
+    const bool was_open = open(), is_above = most < rank, is_below = less >= rank;
+    const float missing = static_cast<float>(rank - (is_above ? most : less)) - 0.5f;
+    const float ranks = static_cast<float>(most - last_n), keys = static_cast<float>(key - last_key);
+    const bool tells = fabsf(ranks) >= 16, stuck = fabsf(missing) > 4 * fabsf(ranks) + 4;
+    const float own = tells ? fminf(fmaxf(quotient(keys, ranks), 0x1p-8f), 0x1p10f) : stuck ? 4 * width : width;
+    width = turn > 1 && was_open ? own : width;
+    last_key = key, last_n = most;
+    if (was_open) {
+      n_below = is_above ? most : is_below ? n_below : less;
+      below = is_above ? key : is_below ? below : low;
+      n_enough = is_above ? n_enough : is_below ? less : most;
+      enough = is_above ? enough : is_below ? low : key;
     }
-    const bool both = n_below > 0 && n_enough < n_all, from_below = both ? 2 * rank <= n_below + n_enough + 1 : up;
-    const float width = both ? __fdividef(static_cast<float>(enough - below), static_cast<float>(n_enough - n_below)) : slope;
-    const int missing = from_below ? rank - n_below : n_enough - rank;
-    const int step = max(1, static_cast<int>(fminf(static_cast<float>(missing) * width, 0x1p20f) + (both ? 0.5f : 1.0f)));
-    int next = from_below ? below + step : enough - step;
-    if (turn > 5) next = (below + enough) >> 1;
+    // Upwards the first key is 1 away, downwards `low` itself is 0 away.
+    const int step = static_cast<int>(ceilf(fminf(fmaxf(missing * width, -0x1p15f), 0x1p15f)));
+    const int next = turn > 7 ? (below + enough) >> 1 : (is_above ? key : low) + step;
     return max(below + 1, min(next, enough - 1));
   }
 };

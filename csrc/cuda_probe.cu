@@ -62,6 +62,7 @@ size_t lay_out(Scratch& s, char* base, int n_blocks, int topk) {
     at = round_up(at + n * sizeof(*pointer), 128);
   };
   take(s.n_entries, 1);
+  take(s.n_asked, 1);
   take(s.n_rows_kept, 1);
   take(s.slots, topk);
   take(s.piece_kept, n_blocks);
@@ -113,11 +114,12 @@ CudaProbe::CudaProbe(const Fields& fields, const Options& options, Dtype dtype, 
   }
 }
 
-// The kernel and the team that take the fewest steps a row: a tile costs its pieces, and as much as 8 more for what its
-// rows cost beside their elements, and one for each warp that must agree; warps without a team do nothing.
+// The kernel and the team that waste the least: a tile costs its pieces, and as much as 8 more for what its rows cost
+// beside their elements, and one for each warp that must agree; warps without a team do nothing.
 CudaProbe::Plan CudaProbe::plan(bool vectors) const {
   const Options& o = launch_.o;
   const bool fp32 = dtype_ == Dtype::float32, counts = launch_.f.counts;
+  const bool all = vectors && counts && launch_.f.ratio_table && !launch_.f.int8_square_sum;
   const int64_t per_piece = fp32 ? 4 : 8, row_pieces = (o.d + per_piece - 1) / per_piece;
   Plan best{};
   Geometry& g = best.g;
@@ -125,51 +127,54 @@ CudaProbe::Plan CudaProbe::plan(bool vectors) const {
   double least = 1e30;
   for (const Kernel& kernel : kernels_of(dtype_, vectors)) {
     if (kernel.pieces == 0 && !best.kernel.function) best.kernel = kernel;
-    const int64_t lanes = 32 / std::max(kernel.side, 1) * kernel.pieces;
-    if (!lanes || (kernel.pieces > 4 && shared_ < kLarge)) continue;
-    for (int team = 1; team <= (kernel.side > 1 ? 1 : kWarps); ++team) {
-      if (team * lanes < row_pieces) continue;
-      const double cost = (kernel.rows * kernel.pieces + (7 + team)) / double(kernel.rows * kernel.side) * kWarps / (kWarps / team);
-      if (cost < least) least = cost, best.kernel = kernel, g.team = team;
+    const int64_t lanes = 32 / std::max(kernel.side, 1);  // of a row
+    if (!kernel.pieces || kernel.all != all || (kernel.pieces > 4 && shared_ < kLarge)) continue;
+    for (int team = 1; team <= (kernel.team ? kernel.warps : 1); ++team) {
+      if (team * lanes * kernel.pieces < row_pieces) continue;
+      const bool fits = !vectors || team * lanes * (kernel.pieces - 2) <= row_pieces;  // see Tile::fetch
+      const double cost = (kernel.rows * kernel.pieces + (7 + team)) / double(kernel.rows * kernel.side) * kernel.warps / (kernel.warps / team);
+      if (fits && cost < least) least = cost, best.kernel = kernel, g.team = team;
       break;
     }
   }
-  const int pieces = best.kernel.pieces;
-  g.n_teams = kWarps / g.team;
-  best.n_threads = kWarps * 32;
+  const int pieces = best.kernel.pieces, warps = best.kernel.warps;
+  g.n_teams = warps / g.team;
+  best.n_threads = warps * 32;
   g.slots = pieces ? static_cast<int>(g.team * (32 / best.kernel.side) * pieces * per_piece) : 0;
-  g.n_whole = pieces ? static_cast<int>(o.d / (g.team * (32 / best.kernel.side) * per_piece)) : 0;
-  g.slope = (dtype_ == Dtype::float16 ? 3200.f : 400.f) / static_cast<float>(o.d);
+  g.slope = (dtype_ == Dtype::float16 ? 2400.f : 300.f) / static_cast<float>(o.d);
+  g.per_key = 1.f / std::max(1.f, static_cast<float>(g.slots) / 2);
   g.n_order = 32;
   while (g.n_order < static_cast<uint32_t>(o.topk)) g.n_order *= 2;
   g.n_buffer = shared_ >= kLarge ? 4096 : 2048;
-  const size_t peaks = pieces ? static_cast<size_t>(kWarps) * (pieces + 1) * 512 : 0;
-  const size_t facts = kWarps * sizeof(Facts), exchange = g.team > 1 ? kWarps * kExchangeBytes : 0;
-  const size_t fine = fp32 ? kWarps * sizeof(FineList) : 0;
-  const size_t rest = kControlBytes + peaks + facts + list_bytes(o.topk) + exchange + fine + 5 * 128;
-  // All of float16's magnitudes, or bfloat16's up to 2^33 (80 KB), where they fit; rows beyond take the slow way. sm_120
-  // has room for a window, up to 2^10 (float16: 2^4), and counts the rest in the state's table. On sm_86 and 89 nearly
-  // all rows take the slow way.
-  g.limit = dtype_ == Dtype::float16 ? Float16::kInf : 20480;
+  size_t stage = static_cast<size_t>(warps) * pieces * 512 * (vectors ? best.kernel.rows : 1);
+  const size_t facts = warps * sizeof(Facts), sums = static_cast<size_t>(warps) * 32 * sums_stride(best.kernel.sums) * sizeof(float);
+  const size_t exchange = g.team > 1 ? warps * kExchangeBytes : 0, fine = fp32 ? warps * sizeof(FineList) : 0;
+  const size_t rest = kControlBytes + facts + sums + list_bytes(o.topk) + exchange + fine + 6 * 128;
+  // All of float16's magnitudes, or bfloat16's up to 2^21 (74 KB); rows beyond take the slow way. A second stage where
+  // there is room beside that. sm_120 has room for a window, up to 2^10 (float16: 2^4), and counts the rest in the state's
+  // table. On sm_86 and 89 nearly all rows take the slow way.
+  g.limit = dtype_ == Dtype::float16 ? Float16::kInf : 18944;
+  g.stages = vectors && pieces && rest + 2 * stage + (counts ? g.limit * 4 : 0) <= static_cast<size_t>(shared_) && !getenv("ONE_STAGE") ? 2 : 1;
+  stage *= g.stages;
   if (counts) {
-    const int64_t room = (static_cast<int64_t>(shared_) - static_cast<int64_t>(rest)) / 512 * 128;
+    const int64_t room = (static_cast<int64_t>(shared_) - static_cast<int64_t>(rest + stage)) / 512 * 128;
     g.n_bins = static_cast<int>(std::clamp<int64_t>(room, 128, g.limit));
     if (shared_ < kLarge && major_ >= 12)
       g.first_bin = (dtype_ == Dtype::float16 ? 19456 : 17536) - g.n_bins;
     else
       g.limit = g.n_bins;
   }
-  // The table and the features' maxima, which the end of a block sorts in.
+  // The table and the stage, which the end of a block sorts in.
   const size_t table = static_cast<size_t>(g.n_bins) * 4;
   const size_t sorting = static_cast<size_t>(g.n_order + g.n_buffer) * sizeof(Entry) + n_sms_ * sizeof(BlockRecord);
-  g.peaks_at = static_cast<uint32_t>(kControlBytes + table);
-  size_t at = kControlBytes + std::max(table + peaks, sorting);
+  g.stage_at = static_cast<uint32_t>(kControlBytes + table);
+  size_t at = kControlBytes + std::max(table + stage, sorting);
   const auto place = [&](size_t n_bytes) {
     const size_t begin = at = round_up(at, 128);
     at += n_bytes;
     return static_cast<uint32_t>(begin);
   };
-  g.facts_at = place(facts), g.list_at = place(list_bytes(o.topk));
+  g.facts_at = place(facts), g.sums_at = place(sums), g.list_at = place(list_bytes(o.topk));
   g.exchange_at = place(exchange), g.fine_at = place(fine);
   best.shared_bytes = static_cast<int>(at);
   return best;
@@ -194,6 +199,10 @@ void CudaProbe::update(const void* data, int64_t n_rows, int64_t inner, int64_t 
     a.g = p.g;
     const int rows = std::max(p.kernel.rows * p.kernel.side, 1);
     const int64_t tiles = (a.n_rows + static_cast<int64_t>(rows) - 1) / rows;
+    a.n_tiles = static_cast<uint32_t>(tiles);
+    // A fifth is left for those who ask, as far as a team has several of that.
+    const int64_t each = tiles / (static_cast<int64_t>(n_sms_) * p.g.n_teams);
+    a.n_dealt = each < 10 ? 0xFFFFFFFFu / (n_sms_ * kMostWarps) : static_cast<uint32_t>(each - each / 5);
     const dim3 grid(static_cast<unsigned>(std::min<int64_t>(n_sms_, tiles)));
     void* arguments[] = {&a};
     check(cudaLaunchKernel(p.kernel.function, grid, dim3(p.n_threads), arguments, p.shared_bytes, static_cast<cudaStream_t>(stream)),

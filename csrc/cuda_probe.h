@@ -29,6 +29,7 @@ struct BlockRecord {
 // slot is a magnitude that topk rows reach.
 struct Scratch {
   uint32_t* n_entries;   // two numbers, see kOneBlock in cuda_close.cuh
+  uint32_t* n_asked;     // tiles that went to teams that asked, see Walk
   unsigned long long* n_rows_kept;
   uint32_t* slots;       // [topk]
   uint32_t* piece_kept;  // [blocks] rows that the mask keeps in the block's piece of it
@@ -40,16 +41,23 @@ struct Scratch {
 struct Geometry {
   int team, n_teams;           // warps that share a row; teams of a block
   int slots;                   // elements of a row with the zeros behind it
-  int n_whole;                 // pieces of a lane that are elements of a row in every lane
   bool vectors;                // rows begin at multiples of 16 bytes and end there too
-  float slope;                 // patterns per rank near the median of normal data: where the search takes its steps
+  float per_key;               // the share of Tile::key_sum() that each of its keys has
+  float slope;                 // keys per rank near the median of normal data, for a significand of 1
   uint32_t limit;              // keys of the fast way are below
+  int stages;                  // tiles that each warp has on their way, 1 or 2
   int n_bins, first_bin;       // the part of the table of counts that shared memory holds
   uint32_t n_order, n_buffer;  // entries that the end of a block sorts: listed rows, and elements of rows
-  // Where things lie in shared memory: what each warp keeps between rounds (features' maxima), facts of rows, the list of
-  // rows, what the warps of a team exchange, elements of float32 that may be medians.
-  uint32_t peaks_at, facts_at, list_at, exchange_at, fine_at;
+  // Where things lie in shared memory: the rows on their way to each warp (at the end its features' maxima), facts of
+  // rows, the list of rows, what the warps of a team exchange, elements of float32 that may be medians.
+  uint32_t stage_at, facts_at, sums_at, list_at, exchange_at, fine_at;
 };
+
+// From the sums of one row to those of the next: a lane a row, so not a multiple of all banks.
+#ifdef __CUDACC__
+__host__ __device__
+#endif
+constexpr int sums_stride(int n_sums) { return n_sums == 1 ? 1 : n_sums + 4; }
 
 struct Launch {
   Fields f;
@@ -57,17 +65,22 @@ struct Launch {
   Scratch scratch;
   Geometry g;
   const void* data;
-  uint32_t n_rows, inner;
+  uint32_t n_rows, inner, n_tiles, n_dealt;  // n_dealt: tiles that each team has without asking, at least 2
   int64_t inner_stride, outer_stride;
   const uint8_t* mask;
   const int64_t* ids;
 };
 
 // A kernel for rows of up to `pieces` times 16 bytes a lane, `side` of them side by side in a warp, `rows` in a tile.
-// No pieces: the slow kernel, for rows of any width.
+// No pieces: the slow kernel, for rows of any width. `team`: whether several warps may share rows. `all`: for all
+// statistics but int8_per_token, and for nothing else.
+constexpr int kSlowWarps = 8;
+
 struct Kernel {
   const void* function;
-  int pieces, rows, side;
+  int pieces, rows, side, warps;
+  int sums;  // of a row that a warp leaves to be added
+  bool team, all;
 };
 
 class CudaProbe {

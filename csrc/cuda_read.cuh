@@ -63,7 +63,7 @@ __device__ __noinline__ int count_at_least(const Launch& a, uint32_t row, uint32
 #pragma unroll
     for (int e = 0; e < kPerChunk<T>; ++e) n += magnitude_of<T>(a, chunk, start, e) >= static_cast<int>(bits);
   });
-  return __reduce_add_sync(kAll, n);
+  return __reduce_add_sync(kWarp, n);
 }
 
 // feature << 1 | negative of the first element with this magnitude.
@@ -76,7 +76,7 @@ __device__ __noinline__ uint32_t first_with(const Launch& a, uint32_t row, uint3
       if (magnitude_of<T>(a, chunk, start, e) == static_cast<int>(bits))
         first = min(first, static_cast<uint32_t>(start + e) << 1 | ((element_of<T>(chunk, e) & T::kSign) != 0));
   });
-  return __reduce_min_sync(kAll, first);
+  return __reduce_min_sync(kWarp, first);
 }
 
 }  // namespace maxact::cuda

@@ -19,9 +19,9 @@ __device__ __forceinline__ void find_worst(const Launch& a) {
   for (int i = lane_id(); i < a.o.topk; i += 32)
     if (before(worst, list_entries(a)[i])) worst = list_entries(a)[i], at = i;
   for (int offset = 1; offset < 32; offset <<= 1) {
-    const Entry other{__shfl_xor_sync(kAll, worst.bits, offset), __shfl_xor_sync(kAll, worst.feature_sign, offset),
-                      __shfl_xor_sync(kAll, worst.token, offset)};
-    const uint32_t other_at = __shfl_xor_sync(kAll, at, offset);
+    const Entry other{__shfl_xor_sync(kWarp, worst.bits, offset), __shfl_xor_sync(kWarp, worst.feature_sign, offset),
+                      __shfl_xor_sync(kWarp, worst.token, offset)};
+    const uint32_t other_at = __shfl_xor_sync(kWarp, at, offset);
     if (before(worst, other) || (!before(other, worst) && other_at < at)) worst = other, at = other_at;
   }
   if (lane_id() == 0) {
@@ -64,14 +64,14 @@ __device__ __forceinline__ void offer_rows(const Launch& a, uint32_t row, uint32
   Facts& facts = facts_of(a);
   const uint32_t old_row = facts.waiting_row[lane_id()], old_bits = facts.waiting_bits[lane_id()];
   facts.waiting_row[lane_id()] = on ? row : kNoRow, facts.waiting_bits[lane_id()] = bits;
-  if (!__any_sync(kAll, old_row != kNoRow && old_bits >= control().bar)) return;
+  if (!__any_sync(kWarp, old_row != kNoRow && old_bits >= control().bar)) return;
   const uint32_t bar = read_bar(a);
   if (lane_id() == 0) atomicMax(&control().bar, bar);
-  unsigned todo = __ballot_sync(kAll, old_row != kNoRow && old_bits >= bar &&
+  unsigned todo = __ballot_sync(kWarp, old_row != kNoRow && old_bits >= bar &&
                                           list_key(a, old_bits, old_row) >= *static_cast<volatile unsigned long long*>(&control().worst_key));
   for (; todo; todo &= todo - 1) {
     const int lane = __ffs(todo) - 1;
-    list_row<T>(a, __shfl_sync(kAll, old_row, lane), __shfl_sync(kAll, old_bits, lane));
+    list_row<T>(a, __shfl_sync(kWarp, old_row, lane), __shfl_sync(kWarp, old_bits, lane));
   }
 }
 

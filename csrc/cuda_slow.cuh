@@ -41,7 +41,7 @@ __device__ __noinline__ SlowFacts slow_row(const Launch& a, uint32_t row) {
   const auto total = [&](auto is_one) {
     int n = 0;
     each([&](Bits magnitude, bool, int64_t) { n += magnitude < T::kInf && is_one(magnitude); });
-    return __reduce_add_sync(kAll, n);
+    return __reduce_add_sync(kWarp, n);
   };
 
   double sum = 0;
@@ -63,10 +63,10 @@ __device__ __noinline__ SlowFacts slow_row(const Launch& a, uint32_t row) {
       atomicMax(reinterpret_cast<int*>(a.f.channel_absmax + feature), static_cast<int>(T::wide(magnitude)));
     if (a.f.counts) count_in_window(a, T::count_key(magnitude));
   });
-  keep_ends(positive, negative, least);
+  keep_ends(__reduce_max_sync(kWarp, positive), __reduce_max_sync(kWarp, negative), least);
   sum = reduce_warp(sum, Add());
-  top = __reduce_max_sync(kAll, top), first_bad = __reduce_min_sync(kAll, first_bad);
-  n_nan = __reduce_add_sync(kAll, n_nan), n_inf = __reduce_add_sync(kAll, n_inf), n_zero = __reduce_add_sync(kAll, n_zero);
+  top = __reduce_max_sync(kWarp, top), first_bad = __reduce_min_sync(kWarp, first_bad);
+  n_nan = __reduce_add_sync(kWarp, n_nan), n_inf = __reduce_add_sync(kWarp, n_inf), n_zero = __reduce_add_sync(kWarp, n_zero);
   add_exactly_warp(a.f.sum, sum, lane_id() == 0);
   const int n_bad = n_nan + n_inf;
   const uint32_t top_bits = T::wide(static_cast<Bits>(top));

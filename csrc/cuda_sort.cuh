@@ -116,13 +116,13 @@ __device__ __noinline__ void read_row(const Launch& a, uint32_t row, uint32_t to
       const int magnitude = magnitude_of<T>(a, chunk, start, e);
       equal += magnitude == static_cast<int>(bar), found += magnitude >= static_cast<int>(bar);
     }
-    if (!__any_sync(kAll, found)) return;
+    if (!__any_sync(kWarp, found)) return;
     int before_me = equal;
     for (int offset = 1; offset < 32; offset <<= 1) {
-      const int other = __shfl_up_sync(kAll, before_me, offset);
+      const int other = __shfl_up_sync(kWarp, before_me, offset);
       if (lane_id() >= offset) before_me += other;
     }
-    const int all_equal = __shfl_sync(kAll, before_me, 31);
+    const int all_equal = __shfl_sync(kWarp, before_me, 31);
     before_me -= equal;
 #pragma unroll
     for (int e = 0; e < kPerChunk<T>; ++e) {
@@ -164,7 +164,7 @@ __device__ __noinline__ uint32_t bar_of_table(const Launch& a, uint32_t bar) {
     uint32_t through = mine;
 #pragma unroll 1
     for (int offset = 1; offset < 32; offset <<= 1) {
-      const uint32_t other = __shfl_up_sync(kAll, through, offset);
+      const uint32_t other = __shfl_up_sync(kWarp, through, offset);
       if (lane_id() >= offset) through += other;
     }
     __syncthreads();

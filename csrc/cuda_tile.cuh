@@ -1,7 +1,8 @@
 // A tile: the rows, or slices of rows, that a warp holds in registers, and what is done with all of their elements.
 //
-// Elements keep their sign. 16-bit magnitudes order as numbers of float16 whatever their type, up to 0x7C00; rows with
-// a larger pattern take the slow way (cuda_slow.cuh). So compares and maxima are float16's, which take |x| for nothing.
+// 16-bit magnitudes order as numbers of float16 whatever their type, up to 0x7C00; rows with a larger pattern take the
+// slow way (cuda_slow.cuh). So compares, maxima and the counting around a pivot are float16's. Elements keep their sign
+// until drop_signs().
 #pragma once
 
 #include "cuda_lanes.cuh"
@@ -27,12 +28,8 @@ __device__ __forceinline__ float max_or_nan(float a, float b) {
   asm("max.NaN.f32 %0, %1, %2;" : "=f"(c) : "f"(a), "f"(b));
   return c;
 }
-// 1.0 (float16) in each half whose magnitude is at most that half of `b`, else 0.
-__device__ __forceinline__ uint32_t magnitude_at_most(uint32_t a, uint32_t b) {
-  return bits_of(__hle2(__habs2(as_half2(a)), as_half2(b)));
-}
 
-template <class T, int P, int R, int kSide, bool kVectors>
+template <class T, int P, int R, int kSide, int kWarps, bool kVectors>
 struct Tile {
   using Bits = typename T::Bits;
   using L = Lanes<R, kSide>;
@@ -44,66 +41,79 @@ struct Tile {
   // What makes matrix units put the sum of pass p in column p % 8. One or two passes have a sum of their own instead,
   // alike in all columns: that needs fewer registers.
   static constexpr bool kFew = R <= 2 && kSide == 1;
-  __device__ static __forceinline__ uint32_t column(int p) {
-    return kFew || lane_id() / 4 == p % 8 ? kOnes<Float16> : 0;
-  }
+  static constexpr int kChains = R < 4 ? 4 / R : 1;  // of dependent instructions a row, so that one hides the other's latency
+  __device__ static __forceinline__ uint32_t column(int p, uint32_t ones) { return kFew || lane_id() / 4 == p % 8 ? ones : 0; }
 
   // Chunk c of a row, of this lane: features 8 (or 4) chunk and on.
   __device__ static __forceinline__ int chunk(int rank, int size, int c) {
     return (c * size + rank) * L::kPerRow + (lane_id() & (L::kPerRow - 1));
   }
 
-  // row: of which this lane keeps the books. Zeros where there is none, and behind a row's end; but every lane loads
-  // something, always: a load that may not happen needs registers to wait in.
-  __device__ __forceinline__ void load(const Launch& a, uint32_t row, int rank, int size) {
-    const int64_t at = row == kNoRow ? 0 : row_offset(a, row);
-    const int d = static_cast<int>(a.o.d);
-    const Bits* const data = static_cast<const Bits*>(a.data);
-    if constexpr (kVectors) {
-      int offset[P];
+  // Where this lane's chunks wait: chunk c of pass p at (p * P + c) * 512 bytes. Each lane fetches what it takes itself,
+  // so no warp waits for another, and no lane for a lane.
+  static constexpr int kStageBytes = kVectors ? R * P * 512 : 0;
+
+  // Starts the copy of the next tile to `stage`. row: of which this lane keeps the books; where there is none, another is
+  // copied (see drop_signs). Only the last two chunks of a lane can lie behind a row's end (CudaProbe::plan): their places
+  // stay as they were at first, zero. kTeam: whether `size` is not 1.
+  template <bool kTeam>
+  __device__ static __forceinline__ void fetch(const Launch& a, uint32_t row, int rank, int size, uint32_t stage) {
+    const int64_t at = row_offset(a, row == kNoRow ? 0 : row);
+    const Bits* const data = static_cast<const Bits*>(a.data) + chunk(rank, size, 0) * kPerChunk<T>;
+    const int left = static_cast<int>(a.o.d) - chunk(rank, size, 0) * kPerChunk<T>;
+    int step = (kTeam ? size : 1) * L::kPerRow * kPerChunk<T>;
+    if (kTeam) asm volatile("" : "+r"(step));  // offsets of all chunks would live in registers all the time
 #pragma unroll
-      for (int c = 0; c < P; ++c) offset[c] = min(chunk(rank, size, c) * kPerChunk<T>, d - kPerChunk<T>);
-#pragma unroll
-      for (int p = 0; p < R; ++p) {
-        const Bits* x = data + L::of(at, p);
-#pragma unroll
-        for (int c = 0; c < P; ++c) put(p, c, __ldcs(reinterpret_cast<const uint4*>(x + offset[c])));
-      }
+    for (int p = 0; p < R; ++p) {
+      const Bits* const x = data + L::of(at, p);
 #pragma unroll
       for (int c = 0; c < P; ++c)
-        if (c >= a.g.n_whole && chunk(rank, size, c) * kPerChunk<T> >= d)
+        if (c < P - 2 || c * step < left) copy_async(stage + (p * P + c) * 512, x + c * step);
+    }
+  }
+  __device__ static __forceinline__ void clear_stage(uint32_t stage) {
 #pragma unroll
-          for (int p = 0; p < R; ++p) put(p, c, make_uint4(0, 0, 0, 0));
-    } else {
+    for (int i = 0; i < R * P; ++i) store_shared(stage + i * 512, make_uint4(0, 0, 0, 0));
+  }
+  __device__ __forceinline__ void take(uint32_t stage) {
 #pragma unroll
-      for (int p = 0; p < R; ++p) {
-        const Bits* x = data + L::of(at, p);
+    for (int p = 0; p < R; ++p)
 #pragma unroll
-        for (int c = 0; c < P; ++c) {
-          uint32_t words[4] = {};
-          constexpr int kPerWord = 4 / sizeof(Bits);
-          const int begin = chunk(rank, size, c) * kPerChunk<T>;
+      for (int c = 0; c < P; ++c) put(p, c, load_shared(stage + (p * P + c) * 512));
+  }
+  // For rows that 16 bytes a load do not fit.
+  __device__ __forceinline__ void read(const Launch& a, uint32_t row, int rank, int size) {
+    const int64_t at = row == kNoRow ? 0 : row_offset(a, row);
+    const int d = static_cast<int>(a.o.d);
 #pragma unroll
-          for (int e = 0; e < kPerChunk<T>; ++e)
-            if (begin + e < d) words[e / kPerWord] |= static_cast<uint32_t>(x[begin + e]) << (32 / kPerWord * (e % kPerWord) % 32);
-          put(p, c, make_uint4(words[0], words[1], words[2], words[3]));
-        }
+    for (int p = 0; p < R; ++p) {
+      const Bits* x = static_cast<const Bits*>(a.data) + L::of(at, p);
+      const bool is_row = L::of(row, p) != kNoRow;
+#pragma unroll
+      for (int c = 0; c < P; ++c) {
+        uint32_t words[4] = {};
+        constexpr int kPerWord = 4 / sizeof(Bits);
+        const int begin = chunk(rank, size, c) * kPerChunk<T>;
+#pragma unroll
+        for (int e = 0; e < kPerChunk<T>; ++e)
+          if (is_row && begin + e < d) words[e / kPerWord] |= static_cast<uint32_t>(x[begin + e]) << (32 / kPerWord * (e % kPerWord) % 32);
+        put(p, c, make_uint4(words[0], words[1], words[2], words[3]));
       }
     }
-    if (__any_sync(kAll, row == kNoRow && L::pass() < R)) clear(row == kNoRow);
   }
   __device__ __forceinline__ void put(int p, int c, uint4 v) {
     w[p][4 * c] = v.x, w[p][4 * c + 1] = v.y, w[p][4 * c + 2] = v.z, w[p][4 * c + 3] = v.w;
   }
 
-  // Forgets the rows whose keepers say so.
-  __device__ __forceinline__ void clear(bool mine) {
+  // From here on words are magnitudes, and zero in the rows whose keepers do not say `on`.
+  __device__ __forceinline__ void drop_signs(bool on) {
 #pragma unroll
-    for (int p = 0; p < R; ++p)
-      if (L::of(mine, p)) {
+    for (int p = 0; p < R; ++p) {
+      const uint32_t mask = L::of(static_cast<uint32_t>(on ? (k16 ? 0x7FFF7FFF : 0x7FFFFFFF) : 0), p);
 #pragma unroll
-        for (int i = 0; i < kWords; ++i) w[p][i] = 0;
-      }
+      for (int i = 0; i < kWords; ++i)  // in place: the compiler would keep the signed words, to mask them again
+        asm volatile("and.b32 %0, %0, %1;" : "+r"(w[p][i]) : "r"(mask));
+    }
   }
 
   // The largest magnitude of each row, at its keeper; what is too large for it to order is larger than all.
@@ -112,37 +122,49 @@ struct Tile {
       uint32_t v[R];
 #pragma unroll
       for (int p = 0; p < R; ++p) {
-        v[p] = 0;
+        uint32_t most[kChains] = {};
 #pragma unroll
-        for (int i = 0; i < kWords; i += 2) v[p] = max_or_nan(w[p][i], w[p][i + 1], v[p]);
-        v[p] = max(v[p] & 0xFFFF, v[p] >> 16);
+        for (int i = 0; i < kWords; i += 2) most[i / 2 % kChains] = max_or_nan(w[p][i], w[p][i + 1], most[i / 2 % kChains]);
+#pragma unroll
+        for (int i = 1; i < kChains; ++i) most[0] = max_or_nan(most[0], most[i], 0);
+        v[p] = max(most[0] & 0xFFFF, most[0] >> 16);
       }
       return largest(v);
     } else {
       uint32_t v[R];
 #pragma unroll
       for (int p = 0; p < R; ++p) {
-        float most = 0;
+        float most[kChains] = {};
 #pragma unroll
-        for (int i = 0; i < kWords; ++i) most = max_or_nan(most, fabsf(bits_float(w[p][i])));
-        v[p] = float_bits(most);
+        for (int i = 0; i < kWords; ++i) most[i % kChains] = max_or_nan(most[i % kChains], fabsf(bits_float(w[p][i])));
+#pragma unroll
+        for (int i = 1; i < kChains; ++i) most[0] = max_or_nan(most[0], most[i]);
+        v[p] = float_bits(most[0]);
       }
       return largest(v);
     }
   }
   __device__ static __forceinline__ uint32_t largest(uint32_t (&v)[R]) {
     if constexpr (R <= 2 && kSide == 1) {  // one instruction where a chain of shuffles takes five
-      const uint32_t first = __reduce_max_sync(kAll, v[0]), second = R == 2 ? __reduce_max_sync(kAll, v[R - 1]) : 0;
-      return lane_id() & 4 ? second : first;
+      const uint32_t first = __reduce_max_sync(kWarp, v[0]), second = R == 2 ? __reduce_max_sync(kWarp, v[R - 1]) : 0;
+      return R > 1 && (lane_id() & 4) ? second : first;
     } else {
       return L::fold(v, Max());
     }
   }
 
-  // The sum of each row, at its keeper, by a tree of float32. 16 bits: column n of B picks elements 2n and 2n + 1, so
-  // each of D's 128 cells adds two numbers a step, and starts anew after four. Matrix units cut where others round:
-  // at most 4 * 2^-23 + 8 * 2^-24 = 9.6e-7 of the sum of |x|.
-  __device__ __forceinline__ float sum() const {
+  // Leaves the sums of the rows, or for few rows those of quads, at place `at` of `sums` and on: a tree of float32, which
+  // fold_facts continues. 16 bits: column n of B picks elements 2n and 2n + 1, so each of D's 128 cells adds two numbers a
+  // step, and starts anew after four. Matrix units cut where others round: at most 4 * 2^-23 + 8 * 2^-24 = 9.6e-7 of the
+  // sum of |x|.
+  static constexpr int kSums = kFew ? (
+#ifdef SUMS32
+ 32
+#else
+ 8
+#endif
+ ) : 1;  // a row
+  __device__ __forceinline__ void leave_sums(uint32_t sums, int at) const {
     float v[R];
     const int quad = lane_id() / 4, member = lane_id() % 4;
     const uint32_t b0 = quad == member ? kOnes<T> : 0, b1 = quad == member + 4 ? kOnes<T> : 0;
@@ -166,7 +188,16 @@ struct Tile {
         v[p] = tree<P>(part);
       }
     }
-    return L::fold(v, Add());
+    if constexpr (kFew) {
+#pragma unroll
+      for (int p = 0; p < R; ++p) {
+        if (kSums < 32) v[p] += __shfl_xor_sync(kWarp, v[p], 1), v[p] += __shfl_xor_sync(kWarp, v[p], 2);
+        if (kSums == 32 || member == 0) store_shared(sums + ((at + p) * sums_stride(kSums) + (kSums == 32 ? lane_id() : quad)) * 4, v[p]);
+      }
+    } else {
+      const float sum = L::fold(v, Add());
+      if (L::first()) store_shared(sums + (at + L::row()) * 4, sum);
+    }
   }
   template <int n>
   __device__ static __forceinline__ float tree(float (&part)[P]) {
@@ -177,26 +208,26 @@ struct Tile {
     return part[0];
   }
 
-  // Some number that follows the mean of |x| of each row: the sum over every fourth word, in arbitrary units. The
-  // search for the median begins by it.
-  __device__ __forceinline__ float sample() const {
-    float cells[2][4] = {};
+  // The sum of the keys of every second word of each row, at its keeper: some 128 (float16: 1024) times the logarithm of
+  // |x|. The search for the median begins by it, and no outlier can mislead it.
+  __device__ __forceinline__ int key_sum() const {
+    uint32_t v[R];
 #pragma unroll
-    for (int p = 0; p < R; ++p)
+    for (int p = 0; p < R; ++p) {
+      uint32_t chain[kChains] = {};
 #pragma unroll
-      for (int c = 0; c < P; c += 4) {
-        uint32_t x[4] = {};
+      for (int i = 0; i < kWords; i += 2) chain[i / 2 % kChains] = __dp2a_lo(w[p][i], k16 ? 0x0101u : 0x0100u, chain[i / 2 % kChains]);
+      v[p] = chain[0];
 #pragma unroll
-        for (int i = 0; i < 4; ++i)
-          if (c + i < P) x[i] = (k16 ? w[p][4 * (c + i) % kWords] : upper(p, 4 * (c + i) % kWords)) & 0x7FFF7FFFu;
-        if (P == 1) x[1] = (k16 ? w[p][1] : upper(p, 2)) & 0x7FFF7FFFu;
-        mma<Key>(cells[kFew ? p : p / 8], x[0], x[1], x[2], x[3], column(p), column(p));
-      }
-    float v[4] = {cells[0][0] + cells[0][2], cells[0][1] + cells[0][3], cells[1][0] + cells[1][2], cells[1][1] + cells[1][3]};
-    if (kFew) v[1] = v[2];
-    return of_columns(v);
+      for (int i = 1; i < kChains; ++i) v[p] += chain[i];
+    }
+    if constexpr (kFew) {
+      const uint32_t first = __reduce_add_sync(kWarp, v[0]), second = R == 2 ? __reduce_add_sync(kWarp, v[R - 1]) : 0;
+      return static_cast<int>(R > 1 && (lane_id() & 4) ? second : first);
+    } else {
+      return static_cast<int>(L::fold(v, Add()));
+    }
   }
-  using Key = std::conditional_t<k16, T, BFloat16>;
   // The upper halves of words i and i + 1.
   __device__ __forceinline__ uint32_t upper(int p, int i) const { return __byte_perm(w[p][i], w[p][i + 1], 0x7632); }
 
@@ -210,66 +241,81 @@ struct Tile {
 #pragma unroll
     for (int s = 0; s < (R > 8 ? 2 : 1); ++s) {
       const V keep = pick(odd, v[2 * s + 1], v[2 * s]), send = pick(odd, v[2 * s], v[2 * s + 1]);
-      mine[s] = keep + __shfl_xor_sync(kAll, send, 4);
+      mine[s] = keep + __shfl_xor_sync(kWarp, send, 4);
     }
     if constexpr (R > 8) {
       const V keep = pick(second, mine[1], mine[0]), send = pick(second, mine[0], mine[1]);
-      mine[0] = keep + __shfl_xor_sync(kAll, send, 8);
+      mine[0] = keep + __shfl_xor_sync(kWarp, send, 8);
     } else if (L::kPerRow > 8) {
-      mine[0] += __shfl_xor_sync(kAll, mine[0], 8);
+      mine[0] += __shfl_xor_sync(kWarp, mine[0], 8);
     }
-    if (L::kPerRow > 16) mine[0] += __shfl_xor_sync(kAll, mine[0], 16);
+    if (L::kPerRow > 16) mine[0] += __shfl_xor_sync(kWarp, mine[0], 16);
     return mine[0];
   }
 
-  // How many elements of each row have a key (the upper 16 bits of a float32) of at most its keeper's `key`; `open`:
-  // whether the keeper wants to know. Compares make ones and zeros and the matrix units add them: 1.25 instructions
-  // for two elements where compare and add take 2.
-  // kSkip: rows that are not wanted are left out.
-  template <bool kSkip>
-  __device__ __forceinline__ int keys_at_most(int key, bool open) const {
-    const uint32_t both = static_cast<uint32_t>(key) * 0x10001u;
-    const unsigned wanted = kSkip ? __ballot_sync(kAll, open) : kAll;
-    float cells[R > 8 ? 4 : 2][4] = {};  // two chains a column, so that one hides half of the other's latency
-    uint32_t pivots[R];
-#pragma unroll
-    for (int p = 0; p < R; ++p) pivots[p] = L::of(both, p);
+  // How many elements of each row have a key (the upper 16 bits of a float32) below its keeper's `key`, and how many that
+  // key: less | equal << 16... as digits, see below. `open`: whether the keeper wants to know; with kSkip, passes
+  // where none does are left out.
+  //
+  // kTwo: key k is the float16 number (1024 + m) ulp with m = k & 1023, and (m + 1) / 2 - |x| / (2 ulp), cut to [0, 1], is
+  // 1 below k, 1/2 at k and 0 above, by one fused multiply-add for two elements. The bits of 1 and 1/2 read as bfloat16 are
+  // 2^-7 and 2^-15, so that the matrix units, which multiply by 2^15, add 256 for each smaller and 1 for each equal
+  // element. That needs kLeastKey <= k (the slope must be a float16) and m != 0 (below lies another ulp).
+  // Otherwise: `equal` is 0 and `less` includes them, by a compare for two elements.
+  static constexpr int kLeastKey = 9 << 10;
+  // between(c): called for c < P / 2, where there is something to do meanwhile.
+  struct Nothing {
+    __device__ __forceinline__ void operator()(int) const {}
+  };
+  template <bool kTwo, bool kSkip = true, class Between = Nothing>
+  __device__ __forceinline__ uint32_t around(int key, bool open, Between between = {}) const {
+    constexpr uint32_t kUnit = 0x47004700u;  // 2^15 twice, bfloat16
+    const uint32_t line = kTwo ? (0x6001u + (key & 0x3FF)) | (0x8000u | (39 - (key >> 10)) << 10) << 16 : static_cast<uint32_t>(key);
+    const unsigned wanted = kSkip ? __ballot_sync(kWarp, open) : kWarp;
+    constexpr int kSets = kFew ? R : R > 8 ? 2 : 1;
+    static_assert((kFew && P > 4 ? P * R / 4 + 1 : P) * 16 < 256, "a digit of 8 bits holds the elements of a cell");
+    constexpr int kChains = kFew && P > 4 ? 4 / R : 2;
+    float cells[kSets][kChains][4] = {};
 #pragma unroll
     for (int p = 0; p < R; ++p) {
-      if (kSkip && P > 2 && R > 1 && !(wanted & keepers(p))) continue;
+      const uint32_t both = L::of(line, p);
+      if (kSkip && R > 1 && !(wanted & keepers(p))) continue;
+      const __half2 low = as_half2(__byte_perm(both, 0, 0x1010)), high = as_half2(__byte_perm(both, 0, 0x3232));
 #pragma unroll
       for (int c = 0; c < P; c += k16 ? 1 : 2) {
         uint32_t x[4] = {};
 #pragma unroll
-        for (int i = 0; i < (k16 ? 4 : c + 1 < P ? 4 : 2); ++i)
-          x[i] = magnitude_at_most(k16 ? w[p][4 * c + i] : upper(p, (4 * c + 2 * i) % kWords), pivots[p]);
-        mma<Float16>(cells[kFew && R == 2 ? p : p / 8 * 2 + (c / (k16 ? 1 : 2) + p) % 2], x[0], x[1], x[2], x[3], column(p), column(p));
+        for (int i = 0; i < (k16 ? 4 : c + 1 < P ? 4 : 2); ++i) {
+          const __half2 keys = as_half2(k16 ? w[p][4 * c + i] : upper(p, (4 * c + 2 * i) % kWords));
+          x[i] = bits_of(kTwo ? __hfma2_sat(keys, high, low) : __hle2(keys, low));
+        }
+        mma<BFloat16>(cells[kFew ? p : p / 8][(c / (k16 ? 1 : 2) + (kFew ? 0 : p)) % kChains], x[0], x[1], x[2], x[3], column(p, kUnit), column(p, kUnit));
+        // The chunks of the last pass, and what is left, each for two chunks of the others.
+        if (p == R - 1 && (k16 ? c % 2 == 1 : c / 2 < P / 2)) between(c / 2);
       }
     }
-    // Whole numbers below 2^16, two a word.
-    constexpr float kWhole = 0x1p23f;  // adding it leaves a whole number in the lowest bits
+    // A cell is a whole number below 2^16: its digits, 16 bits apart.
+    const auto digits = [](float cell) { return __byte_perm(float_bits(cell + 0x1p23f), 0, 0x4140); };
     if constexpr (kFew) {
-      const float first = (cells[0][0] + cells[0][2]) + (R == 1 ? cells[1][0] + cells[1][2] : 0), second = cells[1][0] + cells[1][2];
-      const uint32_t two = __byte_perm(float_bits(first + kWhole), float_bits(second + kWhole), 0x5410);
-      // The four lanes of a quad have the same, so one speaks; a warp has at most 2,560 elements of a row.
-      const uint32_t all = __reduce_add_sync(kAll, lane_id() & 3 ? 0 : two);
-      return static_cast<int>(lane_id() & 4 ? all >> 16 : all & 0xFFFF);
+      uint32_t all[2] = {};
+#pragma unroll
+      for (int p = 0; p < R; ++p) {
+        const auto& c = cells[p];
+        uint32_t mine = 0;
+#pragma unroll
+        for (int i = 0; i < kChains && i < P; ++i) mine += digits(c[i][0]) + digits(c[i][2]);
+        // The four lanes of a quad have the same, so one speaks; a warp has at most 5,120 elements of a row.
+        all[p] = __reduce_add_sync(kWarp, lane_id() & 3 ? 0 : mine);
+      }
+      return R > 1 && (lane_id() & 4) ? all[1] : all[0];
     } else {
-      uint32_t v[2] = {};
+      uint32_t v[4] = {};
 #pragma unroll
-      for (int s = 0; s < (R > 8 ? 2 : 1); ++s) {
-        const auto& even = cells[2 * s];
-        const auto& odd = cells[2 * s + 1];
-        const float first = (even[0] + even[2]) + (odd[0] + odd[2]), second = (even[1] + even[3]) + (odd[1] + odd[3]);
-        v[s] = __byte_perm(float_bits(first + kWhole), float_bits(second + kWhole), 0x5410);
-      }
+      for (int s = 0; s < kSets; ++s)
 #pragma unroll
-      for (int mask = 4; mask < L::kPerRow; mask *= 2) {
-        v[0] += __shfl_xor_sync(kAll, v[0], mask);
-        if (R > 8) v[1] += __shfl_xor_sync(kAll, v[1], mask);
-      }
-      const uint32_t mine = R > 8 && (lane_id() & 8) ? v[1] : v[0];
-      return static_cast<int>(lane_id() & 4 ? mine >> 16 : mine & 0xFFFF);
+        for (int j = 0; j < 2; ++j)
+          v[2 * s + j] = digits(cells[s][0][j]) + digits(cells[s][0][j + 2]) + digits(cells[s][1][j]) + digits(cells[s][1][j + 2]);
+      return of_columns(v);
     }
   }
   // The lanes that keep the books of the rows of pass p.
@@ -287,7 +333,7 @@ struct Tile {
       const float pivot = bits_float(L::of(magnitude, p));
       v[p] = 0;
 #pragma unroll
-      for (int i = 0; i < kWords; ++i) v[p] += fabsf(bits_float(w[p][i])) <= pivot;
+      for (int i = 0; i < kWords; ++i) v[p] += bits_float(w[p][i]) <= pivot;
     }
     return L::fold(v, Add());
   }
@@ -309,51 +355,87 @@ struct Tile {
     }
   }
 
-  // One shared counter for each element of half the tile.
-  template <int kHalf>
-  __device__ __forceinline__ void count(const Launch& a) const {
+  // One shared counter for each element of chunk c; `cells`: the address of the table.
+  __device__ __forceinline__ void count(const Launch& a, uint32_t cells, int c) const {
 #if __CUDA_ARCH__ >= 1200
     if (a.g.first_bin) {
 #pragma unroll
       for (int p = 0; p < R; ++p)
 #pragma unroll
-        for (int i = kHalf * kWords / 2; i < (kHalf + 1) * kWords / 2; ++i) {
+        for (int i = 4 * c; i < 4 * c + 4; ++i) {
           if constexpr (k16) count_in_window(a, w[p][i] & 0x7FFF);
-          count_in_window(a, w[p][i] >> 16 & 0x7FFF);
+          count_in_window(a, w[p][i] >> 16);
         }
       return;
     }
 #endif
-    const uint32_t cells = static_cast<uint32_t>(__cvta_generic_to_shared(table()));
 #pragma unroll
-    for (int p = 0; p < R; ++p)
-#pragma unroll
-      for (int i = kHalf * kWords / 2; i < (kHalf + 1) * kWords / 2; ++i) {
-        if constexpr (k16) add_one(cells + (w[p][i] << 2 & 0x1FFFC));
-        add_one(cells + (w[p][i] >> 14 & 0x1FFFC));
-      }
+    for (int p = 0; p < R; ++p) add_ones<!k16>(cells, w[p][4 * c], w[p][4 * c + 1], w[p][4 * c + 2], w[p][4 * c + 3]);
   }
 
-  // The largest positive and the largest negative magnitude of this lane's elements; 0: there is none. As signed
-  // integers all negatives order below zero, as unsigned ones above every positive value.
-  __device__ __forceinline__ void ends(uint32_t& positive, uint32_t& negative) const {
-    if constexpr (k16) {
+  // The same for all elements whose key is not their keeper's, of which there are n_equal.
+  __device__ __forceinline__ void count_but(const Launch& a, uint32_t cells, int key, int n_equal) const {
+#pragma unroll
+    for (int p = 0; p < R; ++p) {
+      const uint32_t skip = L::of(static_cast<uint32_t>(key), p);
+#pragma unroll
+      for (int i = 0; i < kWords; ++i)
+#pragma unroll
+        for (int half = k16 ? 0 : 1; half < 2; ++half) {
+          const uint32_t other = half ? w[p][i] >> 16 : w[p][i] & 0xFFFF;
+          if (other != skip) count_one(a, cells, other, 1);
+        }
+    }
+    if (L::pass() < R && L::first() && n_equal) count_one(a, cells, key, n_equal);
+  }
+  __device__ static __forceinline__ void count_one(const Launch& a, uint32_t cells, uint32_t key, uint32_t n) {
+#if __CUDA_ARCH__ >= 1200
+    if (a.g.first_bin) return count_in_window(a, key, n);
+#endif
+    asm volatile("red.shared.add.u32 [%0], %1;" ::"r"(cells + key * 4), "r"(n) : "memory");
+  }
+
+  // Whether this lane has a magnitude of zero.
+  __device__ __forceinline__ bool has_zero() const {
+    bool found = false;
+#pragma unroll
+    for (int p = 0; p < R; ++p) {
+      uint32_t least[kChains];
+#pragma unroll
+      for (int i = 0; i < kChains; ++i) least[i] = 0x7FFF7FFFu;
+#pragma unroll
+      for (int i = 0; i < kWords; i += 2) {
+        uint32_t& chain = least[i / 2 % kChains];
+        chain = k16 ? __vimin3_u16x2(chain, w[p][i], w[p][i + 1]) : __vimin3_u32(chain, w[p][i], w[p][i + 1]);
+      }
+#pragma unroll
+      for (int i = 0; i < kChains; ++i) found |= k16 ? (least[i] & 0xFFFF) == 0 || least[i] >> 16 == 0 : least[i] == 0;
+    }
+    return found;
+  }
+  // The largest positive and the largest negative magnitude of this lane's elements in the rows whose keepers say `on`; 0:
+  // there is none. As signed integers all negatives order below zero, as unsigned ones above every positive value.
+  __device__ __forceinline__ void ends(bool on, uint32_t& positive, uint32_t& negative) const {
+    positive = negative = 0;
+#pragma unroll
+    for (int p = 0; p < R; ++p) {
       uint32_t high = 0, low = 0;
+      if constexpr (k16) {
+        uint32_t highs[kChains] = {}, lows[kChains] = {};
 #pragma unroll
-      for (int p = 0; p < R; ++p)
+        for (int i = 0; i < kWords; i += 2) {
+          const int chain = i / 2 % kChains;
+          highs[chain] = __vimax3_s16x2(highs[chain], w[p][i], w[p][i + 1]), lows[chain] = __vimax3_u16x2(lows[chain], w[p][i], w[p][i + 1]);
+        }
 #pragma unroll
-        for (int i = 0; i < kWords; i += 2)
-          high = __vimax3_s16x2(high, w[p][i], w[p][i + 1]), low = __vimax3_u16x2(low, w[p][i], w[p][i + 1]);
-      positive = max(high >> 16, high & 0xFFFF), negative = max(low >> 16, low & 0xFFFF);
-      negative = negative & 0x8000 ? negative & 0x7FFF : 0;
-    } else {
-      int high = 0;
-      uint32_t low = 0;
+        for (int i = 0; i < kChains; ++i) high = __vmaxu2(high, highs[i]), low = __vmaxu2(low, lows[i]);
+        high = max(high >> 16, high & 0xFFFF), low = max(low >> 16, low & 0xFFFF);
+      } else {
 #pragma unroll
-      for (int p = 0; p < R; ++p)
-#pragma unroll
-        for (int i = 0; i < kWords; ++i) high = max(high, static_cast<int>(w[p][i])), low = max(low, w[p][i]);
-      positive = high, negative = low >> 31 ? low & 0x7FFFFFFFu : 0;
+        for (int i = 0; i < kWords; ++i) high = max(static_cast<int>(high), static_cast<int>(w[p][i])), low = max(low, w[p][i]);
+      }
+      const uint32_t sign = T::kSign;
+      if (L::of(on, p)) positive = max(positive, high), negative = max(negative, low & sign ? low & ~sign : 0);
     }
   }
   // The smallest magnitude of this lane's elements in the rows whose keepers say so.

@@ -47,16 +47,18 @@ def test_it_links_nothing_of_cuda_or_pytorch(module):
     assert "libc.so" in linked and not re.search(r"cuda|torch|c10", linked.replace(str(module), ""))
 
 
-def test_every_kernel_keeps_to_128_registers_and_little_of_it_spills(module):
+def test_no_kernel_spills(module):
     import triton
 
     tool = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin", "cuobjdump")
-    listing = subprocess.run([tool, "--dump-resource-usage", module], capture_output=True, text=True, check=True).stdout
-    usage = re.findall(r"Function (\S+):\s+REG:(\d+) STACK:(\d+)", listing)
-    kernels = {name: (int(registers), int(stack)) for name, registers, stack in usage if "probe_kernel" in name}
-    assert len(kernels) == 34
-    assert max(registers for registers, _ in kernels.values()) <= 128  # 16 warps of a block need no more
-    # Measured: what spills is mostly kept once a tile, not once an element (benchmarks/cuda_notes.md).
-    assert max(stack for _, stack in kernels.values()) <= 184
-    main = [stack for name, (_, stack) in kernels.items() if "BFloat16ELi8ELi2ELi1ELb1" in name]  # d = 2048, 4096, 8192
-    assert len(main) == 1 and main[0] <= 40
+    spills, kernel = {}, None
+    with subprocess.Popen([tool, "--dump-sass", module], stdout=subprocess.PIPE, text=True) as listing:
+        for line in listing.stdout:
+            if "Function :" in line:
+                kernel = line.split(":")[1].strip() if "probe_kernel" in line else None
+                if kernel:
+                    spills[kernel] = 0
+            elif kernel and re.search(r"\b(LDL|STL)\b", line):
+                spills[kernel] += 1
+    assert len(spills) == 84  # 28 for each element type: csrc/cuda_kernels.cuh
+    assert {name: n for name, n in spills.items() if n} == {}
