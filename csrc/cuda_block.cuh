@@ -41,7 +41,8 @@ struct Control {
   unsigned long long worst_key;  // of the list, see list_key; 0 until it is full
   uint32_t zero_keys;  // where the table is a window without them
   uint32_t positive, negative, least;  // patterns: largest of each sign (0: none yet), smallest where one is missing
-  uint32_t worst_at, n_listed, n_buffered, bar, lock;
+  unsigned long long bar;  // see list_key: what topk rows of the stream, or its kth element, are known to reach
+  uint32_t worst_at, n_listed, n_buffered, lock;
 };
 
 __host__ __device__ constexpr size_t list_bytes(int topk) { return static_cast<size_t>(topk) * (sizeof(Entry) + 4); }
@@ -93,7 +94,7 @@ __device__ __forceinline__ void block_begin(const Launch& a) {
     const float nan = bits_float(0x7FC00000u), inf = bits_float(kInfinity);
     c.record = {{nan, nan, nan, kNoToken}, {nan, nan, nan, kNoToken}, kNoToken, kNoToken, -inf, inf, 0, 0};
     c.worst_key = 0, c.zero_keys = 0, c.positive = 0, c.negative = 0, c.least = 0xFFFFFFFFu, c.n_listed = 0, c.n_buffered = 0, c.lock = 0;
-    c.bar = isnan(kth) ? 0 : float_bits(kth) & 0x7FFFFFFFu;
+    c.bar = isnan(kth) ? 0 : static_cast<unsigned long long>(float_bits(kth) & 0x7FFFFFFFu) << 32;
   }
 }
 
@@ -141,11 +142,18 @@ __device__ __forceinline__ void keep_ends(uint32_t positive, uint32_t negative, 
   if (lane_id() == 0) atomicMax(&c.positive, positive), atomicMax(&c.negative, negative), atomicMin(&c.least, least);
 }
 
-// A magnitude that topk elements of the stream are known to reach.
-__device__ __forceinline__ uint32_t read_bar(const Launch& a) {
-  uint32_t smallest = 0xFFFFFFFFu;
-  for (int i = lane_id(); i < a.o.topk; i += 32) smallest = min(smallest, __ldcg(a.scratch.slots + i));
-  return max(__reduce_min_sync(kWarp, smallest), control().bar);
+// A row's place among rows, the larger the earlier: m_t, and where tokens are rows the row, which decides ties.
+__device__ __forceinline__ unsigned long long list_key(const Launch& a, uint32_t bits, int64_t row) {
+  return static_cast<unsigned long long>(bits) << 32 | (a.ids ? 0xFFFFFFFFu : ~static_cast<uint32_t>(row));
 }
+
+// The list_key that topk rows are known to reach: no element of a row below is among the k largest. One warp.
+__device__ __forceinline__ unsigned long long read_bar(const Launch& a) {
+  unsigned long long smallest = ~0ull;
+  for (int i = lane_id(); i < a.o.topk; i += 32) smallest = min(smallest, __ldcg(a.scratch.slots + i));
+  smallest = reduce_warp(smallest, Min());
+  return max(smallest, *static_cast<volatile unsigned long long*>(&control().bar));
+}
+__device__ __forceinline__ uint32_t magnitude_of_bar(unsigned long long bar) { return static_cast<uint32_t>(bar >> 32); }
 
 }  // namespace maxact::cuda

@@ -114,8 +114,7 @@ __device__ __forceinline__ void close_topk(const Launch& a, int64_t first_token,
       if (raw.x >= bar) take(Entry{raw.x, raw.y, static_cast<int64_t>(static_cast<uint64_t>(raw.w) << 32 | raw.z) + shift});
     }
   };
-  uint32_t bar = c.bar;
-  if (n_all > topk) bar = read_bar(a);
+  uint32_t bar = magnitude_of_bar(n_all > topk ? read_bar(a) : c.bar);
   if (n_all > blockDim.x && a.g.n_bins) {  // a first update of a small tensor, where each block sends all it may
     for (int i = threadIdx.x; i < a.g.n_bins / 4; i += blockDim.x) reinterpret_cast<uint4*>(table())[i] = make_uint4(0, 0, 0, 0);
     __syncthreads();
@@ -186,7 +185,6 @@ __device__ __noinline__ void close_books(const Launch& a, uint32_t n_entries) {
   const int64_t first_token = *a.f.n_tokens;
   const uint64_t n_rows = __ldcg(a.scratch.n_rows_kept);
   close_topk<T>(a, first_token, n_entries);
-  STAMP(9);
   // The last warps, since the first are still busy with the list.
   const int n_warps = blockDim.x / 32;
   for (int kind = n_warps - 1 - warp_id(); kind < 4; kind += n_warps) close_records<T>(a, first_token, n_rows, kind);

@@ -67,7 +67,6 @@ __device__ __noinline__ void block_close(const Launch& a) {
     if (n && table_knows_least<T>(a)) least = min(least, bin);
     add_to(f.counts + a.g.first_bin + bin, n);
   }
-  STAMP(4);
   if (least != 0xFFFFFFFFu) atomicMin(&c.least, least);
   __syncthreads();
   if (a.mask && !a.ids) {
@@ -89,7 +88,6 @@ __device__ __noinline__ void block_close(const Launch& a) {
     __syncthreads();
     for (uint32_t i = threadIdx.x; i < n; i += blockDim.x) a.scratch.entries[c.n_buffered + i] = arena()[i];
   }
-  STAMP(5);
   if (threadIdx.x == 0) {
     // Without a positive element the largest is minus the smallest magnitude, and the other way round.
     const auto value = [](uint32_t pattern) { return bits_float(T::wide(static_cast<typename T::Bits>(pattern))); };
@@ -98,17 +96,13 @@ __device__ __noinline__ void block_close(const Launch& a) {
     c.record.lowest = c.negative ? -value(c.negative) : least;
     a.scratch.records[blockIdx.x] = c.record;
   }
-  STAMP(6);
   __threadfence();
   __syncthreads();
-  STAMP(7);
   if (threadIdx.x == 0) c.worst_at = atomicAdd(a.scratch.n_entries, kOneBlock), c.n_buffered = 0;
   __syncthreads();
   if (c.worst_at / kOneBlock != gridDim.x - 1) return;
   __threadfence();
-  STAMP(8);
   close_books<T>(a, c.worst_at % kOneBlock);
-  STAMP(10);
 }
 
 }  // namespace maxact::cuda

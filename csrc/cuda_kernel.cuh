@@ -48,6 +48,16 @@ __device__ __forceinline__ void take_back(uint4 (&values)[n], const uint4* place
     asm volatile("ld.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(values[i].x), "=r"(values[i].y), "=r"(values[i].z), "=r"(values[i].w) : "l"(place + i) : "memory");
 }
 
+// How many stages of rows a kernel fills: two fit beside bfloat16's table of counts, not beside float16's.
+template <class T, int P, int R, int kWarps, bool kMay>
+constexpr int kStagesOf = kMay && !std::is_same_v<T, Float16> && P * R * kWarps <= 128 ? 2 : 1;
+
+// What the walk's lane 0 was told of the tile after the next.
+template <class WalkT>
+__device__ __forceinline__ uint32_t told(const WalkT& walk) {
+  return __shfl_sync(kWarp, walk.following, 0);
+}
+
 // T: of elements. P: pieces of 16 bytes of a row that a lane holds. R, kSide: cuda_lanes.cuh. kWarps: of a block. kVectors: rows begin at
 // multiples of 16 bytes and end there too. kTeam: whether several warps may share rows. kAll: what is asked for is the
 // table of counts, the medians of all tokens, and not int8_per_token; otherwise the launch says what.
@@ -65,47 +75,44 @@ __global__ void __launch_bounds__(kWarps * 32, 1) probe_kernel(const __grid_cons
   Team<kTeam> team(a.g.team);
   Walk<L::kRows> walk(a, team.index);
   constexpr int kWarpStage = TileT::kStageBytes > P * 512 ? TileT::kStageBytes : P * 512;
+  constexpr int kStages = kStagesOf<T, P, R, kWarps, kVectors && kAll>;
   const uint32_t cells = shared_address(table());
-  uint32_t stage = shared_address(shared + a.g.stage_at + warp_id() * kWarpStage + lane_id() * 16);
-  int hop = kVectors && a.g.stages == 2 ? kWarps * kWarpStage : 0;  // to the other stage
   const uint32_t facts = shared_address(facts_of(a).rows), sums = shared_address(sums_of(a, TileT::kSums));
-  STAMP(0);
-  // The row that comes next; with two stages one more is under way, so that memory is never waited for.
-  uint32_t next_row = kNoRow, later_row;
+  uint32_t stage = shared_address(shared + a.g.stage_at + warp_id() * kWarpStage + lane_id() * 16);
+  const uint32_t both_stages = 2 * stage + kWarps * kWarpStage;
+  // The rows to be taken next; with two stages those after them are under way, too, so that memory is hardly waited for.
+  uint32_t next_row = kNoRow, later_row = kNoRow;
   bool more = false;
   const auto advance = [&](uint32_t following) {
-    next_row = later_row, more = walk.more;
+    if (kStages == 2) next_row = later_row, more = walk.more;
     later_row = walk.next(a, L::row(), following, team.rank == 0);
     if (kVectors && walk.more) TileT::template fetch<kTeam>(a, later_row, team.rank, team.size, stage);
     copies_end();
-    stage += hop, hop = -hop;
+    if (kStages == 2) stage = both_stages - stage;
+    else next_row = later_row, more = walk.more;
   };
-  if (kVectors) {
-    TileT::clear_stage(stage);
-    if (hop) TileT::clear_stage(stage + hop);
-  }
-  advance(__shfl_sync(kWarp, walk.following, 0));
-  if (hop) advance(__shfl_sync(kWarp, walk.following, 0));
+  if (kVectors) TileT::clear_stage(stage);
+  if (kStages == 2) TileT::clear_stage(both_stages - stage), advance(told(walk));
+  advance(told(walk));
   block_begin(a);
   wait_for_none(a);
   __syncthreads();
 
-  STAMP(1);
   uint4 away[P] = {};                  // the features' maxima between rounds
   float offset = 0, rate = 1;          // of a row's median from the mean of its keys, and how much a row tells of it
   float width = a.g.slope;             // Search::width for a significand of 1
   uint32_t positive = 0, negative = 0; // the largest of each sign that this warp saw
   // Rounds of up to 32 rows, after which their facts are folded.
-  while (hop ? more : walk.more) {
+  while (more) {
     uint4 peaks[P];
     take_back(peaks, away);
     int n_facts = 0;
     do {
       TileT tile;
-      const uint32_t row = hop ? next_row : later_row;
-      uint32_t following = __shfl_sync(kWarp, walk.following, 0);
+      const uint32_t row = next_row;
+      uint32_t following = told(walk);
       if constexpr (kVectors) {
-        if (hop) copies_arrived<1>(); else copies_arrived<0>();
+        copies_arrived<kStages - 1>();
         tile.take(stage);
       } else {
         tile.read(a, row, team.rank, team.size);
@@ -173,7 +180,7 @@ __global__ void __launch_bounds__(kWarps * 32, 1) probe_kernel(const __grid_cons
       }
 
       uint32_t median = kUnneeded;  // in the bits of T
-      if (kAll || __any_sync(kWarp, needs)) {
+      if (kAll || flat || __any_sync(kWarp, needs)) {
         if (!needs) search.close();
         int turn = 1;
         const auto learn = [&](uint32_t n, bool two) {
@@ -241,7 +248,7 @@ __global__ void __launch_bounds__(kWarps * 32, 1) probe_kernel(const __grid_cons
         if (a.f.int8_square_sum) add_int8<T>(a, tile, team, top, on);
       if (L::first()) store_shared(facts + (n_facts + L::row()) * 16, make_uint4(row, top, is_slow ? kSlow : median, 0));
       n_facts += L::kRows;
-    } while ((hop ? more : walk.more) && n_facts + L::kRows <= 32);
+    } while (more && n_facts + L::kRows <= 32);
     put_away(away, peaks);
     fold_sums(a, n_facts, TileT::kSums);
     if (team.rank == 0) fold_facts<T>(a, n_facts);
@@ -251,9 +258,7 @@ __global__ void __launch_bounds__(kWarps * 32, 1) probe_kernel(const __grid_cons
 #pragma unroll
   for (int c = 0; c < P; ++c) store_shared(shared_address(shared + a.g.stage_at + warp_id() * kWarpStage + lane_id() * 16) + c * 512, away[c]);
   __syncthreads();
-  STAMP(2);
   flush_peaks<T, P, kSide>(a, kWarpStage);
-  STAMP(3);
   block_close<T>(a);
 }
 

@@ -13,14 +13,14 @@ std::vector<Kernel> kernels(bool vectors);
 template <class T, int P, int R, int kSide, int kWarps, bool kVectors, bool kTeam, bool kAll>
 Kernel kernel() {
   return {reinterpret_cast<const void*>(&probe_kernel<T, P, R, kSide, kWarps, kVectors, kTeam, kAll>), P, R, kSide, kWarps,
-          Tile<T, P, R, kSide, kWarps, kVectors>::kSums, kTeam, kAll};
+          Tile<T, P, R, kSide, kWarps, kVectors>::kSums, kStagesOf<T, P, R, kWarps, kVectors && kAll>, kTeam, kAll};
 }
 
 // Widths of a lane: 16 bytes (several rows side by side where they are short) to 320; beyond, teams of warps. A tile is one
 // row or as many as 32 registers hold; 16 warps a block where rows and features' maxima leave room for that, else 12 or 8.
 template <class T>
 std::vector<Kernel> list_kernels(bool vectors) {
-  const Kernel slow{reinterpret_cast<const void*>(&slow_kernel<T>), 0, 1, 1, kSlowWarps, 1, false, false};
+  const Kernel slow{reinterpret_cast<const void*>(&slow_kernel<T>), 0, 1, 1, kSlowWarps, 1, 1, false, false};
 #ifdef TRIAL
   if (!vectors) return {slow};
   return {slow, TRIAL};
@@ -35,6 +35,7 @@ std::vector<Kernel> list_kernels(bool vectors) {
           kernel<T, 4, 2, 1, 16, true, false, true>(),
           kernel<T, 6, 1, 1, 16, true, false, true>(),
           kernel<T, 8, 1, 1, 16, true, false, true>(),
+          kernel<T, 10, 1, 1, 12, true, false, true>(),
           kernel<T, 12, 1, 1, 12, true, false, true>(),
           kernel<T, 16, 1, 1, 8, true, false, true>(),
           kernel<T, 20, 1, 1, 8, true, false, true>(),
@@ -47,9 +48,9 @@ std::vector<Kernel> list_kernels(bool vectors) {
           kernel<T, 1, 8, 1, 16, true, false, false>(),
           kernel<T, 2, 4, 1, 16, true, false, false>(),
           kernel<T, 4, 2, 1, 16, true, false, false>(),
-          kernel<T, 8, 1, 1, 16, true, false, false>(),
+          kernel<T, 8, 1, 1, 12, true, false, false>(),
           kernel<T, 16, 1, 1, 8, true, false, false>(),
-          kernel<T, 12, 1, 1, 12, true, true, false>(),
+          kernel<T, 12, 1, 1, 8, true, true, false>(),
           kernel<T, 16, 1, 1, 8, true, true, false>(),
           kernel<T, 20, 1, 1, 8, true, true, false>()};
 #endif

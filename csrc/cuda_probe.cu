@@ -115,69 +115,78 @@ CudaProbe::CudaProbe(const Fields& fields, const Options& options, Dtype dtype, 
 }
 
 // The kernel and the team that waste the least: a tile costs its pieces, and as much as 8 more for what its rows cost
-// beside their elements, and one for each warp that must agree; warps without a team do nothing.
+// beside their elements, and one for each warp that must agree; warps without a team do nothing. A kernel for all
+// statistics must have room for all of its table of counts.
 CudaProbe::Plan CudaProbe::plan(bool vectors) const {
   const Options& o = launch_.o;
   const bool fp32 = dtype_ == Dtype::float32, counts = launch_.f.counts;
   const bool all = vectors && counts && launch_.f.ratio_table && !launch_.f.int8_square_sum;
   const int64_t per_piece = fp32 ? 4 : 8, row_pieces = (o.d + per_piece - 1) / per_piece;
+  // All of float16's magnitudes, or bfloat16's up to 2^21 (74 KB); rows beyond take the slow way.
+  const uint32_t limit = dtype_ == Dtype::float16 ? Float16::kInf : 18944;
   Plan best{};
-  Geometry& g = best.g;
-  g.vectors = vectors, g.team = 1;
   double least = 1e30;
   for (const Kernel& kernel : kernels_of(dtype_, vectors)) {
-    if (kernel.pieces == 0 && !best.kernel.function) best.kernel = kernel;
+    Plan p{};
+    p.kernel = kernel, p.g.vectors = vectors, p.g.team = 1;
+    if (kernel.pieces == 0 && !best.kernel.function) best = p;
     const int64_t lanes = 32 / std::max(kernel.side, 1);  // of a row
-    if (!kernel.pieces || kernel.all != all || (kernel.pieces > 4 && shared_ < kLarge)) continue;
+    if (!kernel.pieces || (kernel.all && !all) || (kernel.pieces > 4 && shared_ < kLarge)) continue;
     for (int team = 1; team <= (kernel.team ? kernel.warps : 1); ++team) {
       if (team * lanes * kernel.pieces < row_pieces) continue;
-      const bool fits = !vectors || team * lanes * (kernel.pieces - 2) <= row_pieces;  // see Tile::fetch
-      const double cost = (kernel.rows * kernel.pieces + (7 + team)) / double(kernel.rows * kernel.side) * kernel.warps / (kernel.warps / team);
-      if (fits && cost < least) least = cost, best.kernel = kernel, g.team = team;
+      p.g.team = team;
+      const bool has_room = !kernel.all || place(p, limit) <= shared_;
+      double cost = (kernel.rows * kernel.pieces + (7 + team)) / double(kernel.rows * kernel.side) * kernel.warps / (kernel.warps / team);
+      if (!kernel.all) cost *= 1 + all;  // right for all statistics, too, but slower
+      if (has_room && cost < least) least = cost, best = p;
       break;
     }
   }
-  const int pieces = best.kernel.pieces, warps = best.kernel.warps;
-  g.n_teams = warps / g.team;
-  best.n_threads = warps * 32;
+  Geometry& g = best.g;
+  const int pieces = best.kernel.pieces;
+  best.n_threads = best.kernel.warps * 32;
+  g.n_teams = best.kernel.warps / g.team;
   g.slots = pieces ? static_cast<int>(g.team * (32 / best.kernel.side) * pieces * per_piece) : 0;
+  g.n_whole = pieces ? static_cast<int>(o.d / (g.team * (32 / best.kernel.side) * per_piece)) : 0;
   g.slope = (dtype_ == Dtype::float16 ? 2400.f : 300.f) / static_cast<float>(o.d);
   g.per_key = 1.f / std::max(1.f, static_cast<float>(g.slots) / 2);
+  // sm_120 has room for a window of the table, up to 2^10 (float16: 2^4), and counts the rest in the state's. On sm_86 and
+  // 89 nearly all rows take the slow way.
+  g.limit = limit;
+  uint32_t n_bins = limit;
+  while (counts && n_bins > 128 && place(best, n_bins) > shared_) n_bins -= 128;
+  best.shared_bytes = place(best, counts ? n_bins : 0);
+  if (counts && shared_ < kLarge && major_ >= 12)
+    g.first_bin = (dtype_ == Dtype::float16 ? 19456 : 17536) - g.n_bins;
+  else if (counts)
+    g.limit = g.n_bins;
+  return best;
+}
+
+// Divides a block's shared memory, with a table of n_bins; returns its size.
+int CudaProbe::place(Plan& p, uint32_t n_bins) const {
+  const Kernel& k = p.kernel;
+  Geometry& g = p.g;
+  const int topk = launch_.o.topk;
+  g.n_bins = static_cast<int>(n_bins);
   g.n_order = 32;
-  while (g.n_order < static_cast<uint32_t>(o.topk)) g.n_order *= 2;
+  while (g.n_order < static_cast<uint32_t>(topk)) g.n_order *= 2;
   g.n_buffer = shared_ >= kLarge ? 4096 : 2048;
-  size_t stage = static_cast<size_t>(warps) * pieces * 512 * (vectors ? best.kernel.rows : 1);
-  const size_t facts = warps * sizeof(Facts), sums = static_cast<size_t>(warps) * 32 * sums_stride(best.kernel.sums) * sizeof(float);
-  const size_t exchange = g.team > 1 ? warps * kExchangeBytes : 0, fine = fp32 ? warps * sizeof(FineList) : 0;
-  const size_t rest = kControlBytes + facts + sums + list_bytes(o.topk) + exchange + fine + 6 * 128;
-  // All of float16's magnitudes, or bfloat16's up to 2^21 (74 KB); rows beyond take the slow way. A second stage where
-  // there is room beside that. sm_120 has room for a window, up to 2^10 (float16: 2^4), and counts the rest in the state's
-  // table. On sm_86 and 89 nearly all rows take the slow way.
-  g.limit = dtype_ == Dtype::float16 ? Float16::kInf : 18944;
-  g.stages = vectors && pieces && rest + 2 * stage + (counts ? g.limit * 4 : 0) <= static_cast<size_t>(shared_) && !getenv("ONE_STAGE") ? 2 : 1;
-  stage *= g.stages;
-  if (counts) {
-    const int64_t room = (static_cast<int64_t>(shared_) - static_cast<int64_t>(rest + stage)) / 512 * 128;
-    g.n_bins = static_cast<int>(std::clamp<int64_t>(room, 128, g.limit));
-    if (shared_ < kLarge && major_ >= 12)
-      g.first_bin = (dtype_ == Dtype::float16 ? 19456 : 17536) - g.n_bins;
-    else
-      g.limit = g.n_bins;
-  }
-  // The table and the stage, which the end of a block sorts in.
-  const size_t table = static_cast<size_t>(g.n_bins) * 4;
+  // The table and the stages, which the end of a block sorts in.
+  const size_t table = static_cast<size_t>(n_bins) * 4, stage = static_cast<size_t>(k.warps) * k.pieces * 512 * (g.vectors ? k.rows * k.stages : 1);
   const size_t sorting = static_cast<size_t>(g.n_order + g.n_buffer) * sizeof(Entry) + n_sms_ * sizeof(BlockRecord);
   g.stage_at = static_cast<uint32_t>(kControlBytes + table);
   size_t at = kControlBytes + std::max(table + stage, sorting);
-  const auto place = [&](size_t n_bytes) {
+  const auto next = [&](size_t n_bytes) {
     const size_t begin = at = round_up(at, 128);
     at += n_bytes;
     return static_cast<uint32_t>(begin);
   };
-  g.facts_at = place(facts), g.sums_at = place(sums), g.list_at = place(list_bytes(o.topk));
-  g.exchange_at = place(exchange), g.fine_at = place(fine);
-  best.shared_bytes = static_cast<int>(at);
-  return best;
+  g.facts_at = next(k.warps * sizeof(Facts)), g.sums_at = next(static_cast<size_t>(k.warps) * 32 * sums_stride(k.sums) * sizeof(float));
+  g.list_at = next(list_bytes(topk));
+  g.exchange_at = next(g.team > 1 ? k.warps * kExchangeBytes : 0);
+  g.fine_at = next(dtype_ == Dtype::float32 ? k.warps * sizeof(FineList) : 0);
+  return static_cast<int>(at);
 }
 
 void CudaProbe::update(const void* data, int64_t n_rows, int64_t inner, int64_t inner_stride, int64_t outer_stride,

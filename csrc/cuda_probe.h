@@ -25,13 +25,13 @@ struct BlockRecord {
   uint32_t n_absmax;  // only where the table of counts cannot tell
 };
 
-// Device memory between launches, all zero then. `slots`: each row raises slot (row % topk) to its m_t; the smallest
-// slot is a magnitude that topk rows reach.
+// Device memory between launches, all zero then. `slots`: each row raises slot (row % topk) to its list_key; the smallest
+// slot is one that topk rows reach.
 struct Scratch {
   uint32_t* n_entries;   // two numbers, see kOneBlock in cuda_close.cuh
   uint32_t* n_asked;     // tiles that went to teams that asked, see Walk
   unsigned long long* n_rows_kept;
-  uint32_t* slots;       // [topk]
+  unsigned long long* slots;  // [topk]
   uint32_t* piece_kept;  // [blocks] rows that the mask keeps in the block's piece of it
   BlockRecord* records;  // [blocks]
   Entry* entries;        // [blocks * topk]
@@ -41,11 +41,11 @@ struct Scratch {
 struct Geometry {
   int team, n_teams;           // warps that share a row; teams of a block
   int slots;                   // elements of a row with the zeros behind it
+  int n_whole;                 // chunks of a lane that are elements of a row in every lane
   bool vectors;                // rows begin at multiples of 16 bytes and end there too
   float per_key;               // the share of Tile::key_sum() that each of its keys has
   float slope;                 // keys per rank near the median of normal data, for a significand of 1
   uint32_t limit;              // keys of the fast way are below
-  int stages;                  // tiles that each warp has on their way, 1 or 2
   int n_bins, first_bin;       // the part of the table of counts that shared memory holds
   uint32_t n_order, n_buffer;  // entries that the end of a block sorts: listed rows, and elements of rows
   // Where things lie in shared memory: the rows on their way to each warp (at the end its features' maxima), facts of
@@ -80,6 +80,7 @@ struct Kernel {
   const void* function;
   int pieces, rows, side, warps;
   int sums;  // of a row that a warp leaves to be added
+  int stages;  // tiles that each warp has on their way
   bool team, all;
 };
 
@@ -100,6 +101,7 @@ class CudaProbe {
     int n_threads, shared_bytes;
   };
   Plan plan(bool vectors) const;
+  int place(Plan& p, uint32_t n_bins) const;
 
   Launch launch_{};
   Dtype dtype_;

@@ -7,11 +7,6 @@
 
 namespace maxact::cuda {
 
-// One word that a row needs to reach that of the last of the list; it tells ties apart where tokens are rows.
-__device__ __forceinline__ unsigned long long list_key(const Launch& a, uint32_t bits, int64_t row) {
-  return static_cast<unsigned long long>(bits) << 32 | (a.ids ? 0xFFFFFFFFu : ~static_cast<uint32_t>(row));
-}
-
 // The last of the listed entries. The warp holds the lock.
 __device__ __forceinline__ void find_worst(const Launch& a) {
   Entry worst{0xFFFFFFFFu, 0, INT64_MIN};
@@ -57,18 +52,21 @@ __device__ __forceinline__ void wait_for_none(const Launch& a) { facts_of(a).wai
 
 // Rows that this warp has just finished, one a lane, raise the slots, and wait. Those that waited before them are
 // listed if they still reach the bar: by then it has passed nearly all, in a stream that rises and at a stream's begin
-// (listing the first 32 rows of every warp at once took 150 us).
+// (listing the first 32 rows of every warp at once took 150 us). The bar decides ties by rows, as the list does: where all
+// rows had the same m_t, every block listed topk of them, which took 600 us.
 template <class T>
 __device__ __forceinline__ void offer_rows(const Launch& a, uint32_t row, uint32_t bits, bool on) {
-  if (on && bits > control().bar) atomicMax(a.scratch.slots + row % a.o.topk, bits);
+  Control& c = control();
+  const auto known_bar = [&] { return *static_cast<volatile unsigned long long*>(&c.bar); };
+  if (const unsigned long long key = list_key(a, bits, row); on && key > known_bar()) atomicMax(a.scratch.slots + row % a.o.topk, key);
   Facts& facts = facts_of(a);
   const uint32_t old_row = facts.waiting_row[lane_id()], old_bits = facts.waiting_bits[lane_id()];
+  const unsigned long long old_key = list_key(a, old_bits, old_row);
   facts.waiting_row[lane_id()] = on ? row : kNoRow, facts.waiting_bits[lane_id()] = bits;
-  if (!__any_sync(kWarp, old_row != kNoRow && old_bits >= control().bar)) return;
-  const uint32_t bar = read_bar(a);
-  if (lane_id() == 0) atomicMax(&control().bar, bar);
-  unsigned todo = __ballot_sync(kWarp, old_row != kNoRow && old_bits >= bar &&
-                                          list_key(a, old_bits, old_row) >= *static_cast<volatile unsigned long long*>(&control().worst_key));
+  if (!__any_sync(kWarp, old_row != kNoRow && old_key >= known_bar())) return;
+  const unsigned long long bar = read_bar(a);
+  if (lane_id() == 0) atomicMax(&c.bar, bar);
+  unsigned todo = __ballot_sync(kWarp, old_row != kNoRow && old_key >= bar && old_key >= *static_cast<volatile unsigned long long*>(&c.worst_key));
   for (; todo; todo &= todo - 1) {
     const int lane = __ffs(todo) - 1;
     list_row<T>(a, __shfl_sync(kWarp, old_row, lane), __shfl_sync(kWarp, old_bits, lane));

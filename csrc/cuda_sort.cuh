@@ -191,7 +191,13 @@ template <class T>
 __device__ __forceinline__ uint32_t best_elements(const Launch& a) {
   Control& c = control();
   if (!c.n_listed) return 0;
-  const uint32_t topk = a.o.topk, n_warps = blockDim.x / 32, bar = bar_of_table<T>(a, c.bar);
+  // By now all rows of other blocks are done too, or nearly: the bar has risen.
+  if (warp_id() == 0) {
+    const unsigned long long risen = read_bar(a);
+    if (lane_id() == 0) c.bar = risen;
+  }
+  __syncthreads();
+  const uint32_t topk = a.o.topk, n_warps = blockDim.x / 32, bar = bar_of_table<T>(a, magnitude_of_bar(c.bar));
   // Rows in order, each entry with the row's place in the list.
   uint32_t n_rows = 0;
   Entry* const order = arena();
@@ -201,7 +207,7 @@ __device__ __forceinline__ uint32_t best_elements(const Launch& a) {
   __syncthreads();
   for (uint32_t i = threadIdx.x; i < c.n_listed; i += blockDim.x) {
     const Entry listed = list_entries(a)[i];
-    if (listed.bits >= bar) order[atomicAdd(&c.worst_at, 1u)] = {listed.bits, i, listed.token};
+    if (listed.bits >= bar && list_key(a, listed.bits, list_rows(a)[i]) >= c.bar) order[atomicAdd(&c.worst_at, 1u)] = {listed.bits, i, listed.token};
   }
   __syncthreads();
   n_rows = c.worst_at;

@@ -54,8 +54,7 @@ struct Tile {
   static constexpr int kStageBytes = kVectors ? R * P * 512 : 0;
 
   // Starts the copy of the next tile to `stage`. row: of which this lane keeps the books; where there is none, another is
-  // copied (see drop_signs). Only the last two chunks of a lane can lie behind a row's end (CudaProbe::plan): their places
-  // stay as they were at first, zero. kTeam: whether `size` is not 1.
+  // copied (see drop_signs). Places behind a row's end stay as they were at first, zero. kTeam: whether `size` is not 1.
   template <bool kTeam>
   __device__ static __forceinline__ void fetch(const Launch& a, uint32_t row, int rank, int size, uint32_t stage) {
     const int64_t at = row_offset(a, row == kNoRow ? 0 : row);
@@ -63,13 +62,18 @@ struct Tile {
     const int left = static_cast<int>(a.o.d) - chunk(rank, size, 0) * kPerChunk<T>;
     int step = (kTeam ? size : 1) * L::kPerRow * kPerChunk<T>;
     if (kTeam) asm volatile("" : "+r"(step));  // offsets of all chunks would live in registers all the time
+    int64_t offset[R];
 #pragma unroll
-    for (int p = 0; p < R; ++p) {
-      const Bits* const x = data + L::of(at, p);
+    for (int p = 0; p < R; ++p) offset[p] = L::of(at, p);
+    const auto copy = [&](int n_whole) {
 #pragma unroll
-      for (int c = 0; c < P; ++c)
-        if (c < P - 2 || c * step < left) copy_async(stage + (p * P + c) * 512, x + c * step);
-    }
+      for (int p = 0; p < R; ++p)
+#pragma unroll
+        for (int c = 0; c < P; ++c)
+          if (c < n_whole || c * step < left) copy_async(stage + (p * P + c) * 512, data + offset[p] + c * step);
+    };
+    if (a.g.n_whole >= P - 2) copy(P - 2);
+    else copy(0);
   }
   __device__ static __forceinline__ void clear_stage(uint32_t stage) {
 #pragma unroll
@@ -157,13 +161,7 @@ struct Tile {
   // fold_facts continues. 16 bits: column n of B picks elements 2n and 2n + 1, so each of D's 128 cells adds two numbers a
   // step, and starts anew after four. Matrix units cut where others round: at most 4 * 2^-23 + 8 * 2^-24 = 9.6e-7 of the
   // sum of |x|.
-  static constexpr int kSums = kFew ? (
-#ifdef SUMS32
- 32
-#else
- 8
-#endif
- ) : 1;  // a row
+  static constexpr int kSums = kFew ? 8 : 1;  // a row
   __device__ __forceinline__ void leave_sums(uint32_t sums, int at) const {
     float v[R];
     const int quad = lane_id() / 4, member = lane_id() % 4;
@@ -191,8 +189,9 @@ struct Tile {
     if constexpr (kFew) {
 #pragma unroll
       for (int p = 0; p < R; ++p) {
-        if (kSums < 32) v[p] += __shfl_xor_sync(kWarp, v[p], 1), v[p] += __shfl_xor_sync(kWarp, v[p], 2);
-        if (kSums == 32 || member == 0) store_shared(sums + ((at + p) * sums_stride(kSums) + (kSums == 32 ? lane_id() : quad)) * 4, v[p]);
+        v[p] += __shfl_xor_sync(kWarp, v[p], 1);
+        v[p] += __shfl_xor_sync(kWarp, v[p], 2);
+        if (member == 0) store_shared(sums + ((at + p) * sums_stride(kSums) + quad) * 4, v[p]);
       }
     } else {
       const float sum = L::fold(v, Add());

@@ -50,10 +50,9 @@ class Walk {
     following = tile_ + step(a) - a.n_dealt * step(a);
     const bool dealt = left_ > 1;
     left_ -= dealt;
-    // Nothing touches the answer before the next turn. The compiler must not see that all lanes would add one: it would make
-    // one addition for many lanes, and wait for it.
-    uint32_t one = 1;
-    asm volatile("" : "+r"(one));
+    // Nothing touches the answer before the next turn. Of additions of the same number in all lanes the compiler would make
+    // one, and wait for it; lane 0 adds 1.
+    const uint32_t one = 1 + lane_id();
     asm volatile("{.reg .pred p; setp.ne.b32 p, %2, 0; @p atom.global.add.u32 %0, [%1], %3;}" : "+r"(following)
                  : "l"(a.scratch.n_asked), "r"(static_cast<int>(!dealt && asks && lane_id() == 0 && !a.mask)), "r"(one) : "memory");
   }

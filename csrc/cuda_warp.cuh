@@ -11,12 +11,6 @@
 namespace maxact::cuda {
 
 constexpr unsigned kWarp = 0xFFFFFFFFu;
-#ifdef STAMPS
-__device__ long long stamps[132][16];
-#define STAMP(i) do { __syncthreads(); if (threadIdx.x == 0) { long long t; asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(t)); stamps[blockIdx.x][i] = t; } } while (0)
-#else
-#define STAMP(i)
-#endif
 
 __device__ __forceinline__ int lane_id() {
   int id;

@@ -138,7 +138,9 @@ class ProbeState:
         _check_per_token("mask", mask, torch.bool, x)
         _check_per_token("token_ids", token_ids, torch.int64, x)
         if x.numel():
-            self.backend.update(self, x.detach().resolve_neg(), mask, token_ids)
+            if x.requires_grad or x.is_neg():
+                x = x.detach().resolve_neg()
+            self.backend.update(self, x, mask, token_ids)
 
     def merge(self, other: ProbeState) -> None:
         """Fold another state in, in place, as if its tensors had come here. It may be on any device.

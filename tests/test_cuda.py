@@ -116,9 +116,9 @@ def test_the_worst_orders_for_a_list_of_candidates(data, topk):
     assert_agrees(ours, REFERENCE.probe(x, topk=topk), x)
 
 
-# Every kernel: rows side by side (64, 128), one warp (256 to 2048), teams of 2 to 16 (4096 and up), tails of rows, rows
-# that are no multiple of 16 bytes, and rows wider than any team holds.
-WIDTHS = (8, 64, 100, 128, 256, 512, 576, 1024, 2048, 2880, 4096, 4097, 4608, 5120, 5376, 8192, 12288, 18944, 36864, 50257)  # fmt: skip
+# Every kernel: rows side by side (64, 128, 576), one warp (256 to 5120), teams of 2 to 8 (5376 and up; float32 half of
+# that), tails of rows, rows that are no multiple of 16 bytes, and rows wider than any team holds.
+WIDTHS = (8, 64, 100, 128, 256, 512, 576, 1024, 1536, 2048, 2304, 2560, 2880, 3200, 4096, 4097, 4608, 5120, 5376, 8192, 12288, 18944, 36864, 50257)  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
