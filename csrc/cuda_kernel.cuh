@@ -33,21 +33,6 @@ __device__ __forceinline__ float significand(int key) {
   return bits_float(0x3F800000u | (key & ((1 << kBits) - 1)) << (23 - kBits));
 }
 
-// Puts registers in local memory and takes them back: what lives through a call in registers the compiler would keep in
-// memory all the time.
-template <int n>
-__device__ __forceinline__ void put_away(uint4* place, const uint4 (&values)[n]) {
-#pragma unroll
-  for (int i = 0; i < n; ++i)
-    asm volatile("st.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(place + i), "r"(values[i].x), "r"(values[i].y), "r"(values[i].z), "r"(values[i].w) : "memory");
-}
-template <int n>
-__device__ __forceinline__ void take_back(uint4 (&values)[n], const uint4* place) {
-#pragma unroll
-  for (int i = 0; i < n; ++i)
-    asm volatile("ld.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(values[i].x), "=r"(values[i].y), "=r"(values[i].z), "=r"(values[i].w) : "l"(place + i) : "memory");
-}
-
 // How many stages of rows a kernel fills: two fit beside bfloat16's table of counts, not beside float16's.
 template <class T, int P, int R, int kWarps, bool kMay>
 constexpr int kStagesOf = kMay && !std::is_same_v<T, Float16> && P * R * kWarps <= 128 ? 2 : 1;
@@ -105,7 +90,8 @@ __global__ void __launch_bounds__(kWarps * 32, 1) probe_kernel(const __grid_cons
   // Rounds of up to 32 rows, after which their facts are folded.
   while (more) {
     uint4 peaks[P];
-    take_back(peaks, away);
+#pragma unroll
+    for (int c = 0; c < P; ++c) peaks[c] = take_back(away + c);
     int n_facts = 0;
     do {
       TileT tile;
@@ -249,7 +235,8 @@ __global__ void __launch_bounds__(kWarps * 32, 1) probe_kernel(const __grid_cons
       if (L::first()) store_shared(facts + (n_facts + L::row()) * 16, make_uint4(row, top, is_slow ? kSlow : median, 0));
       n_facts += L::kRows;
     } while (more && n_facts + L::kRows <= 32);
-    put_away(away, peaks);
+#pragma unroll
+    for (int c = 0; c < P; ++c) put_away(away + c, peaks[c]);
     fold_sums(a, n_facts, TileT::kSums);
     if (team.rank == 0) fold_facts<T>(a, n_facts);
   }

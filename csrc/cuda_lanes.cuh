@@ -9,12 +9,7 @@
 
 namespace maxact::cuda {
 
-// first ? a : b, by an instruction: of a choice between two shuffled values the compiler makes a branch, and lanes part.
-__device__ __forceinline__ uint32_t pick(bool first, uint32_t a, uint32_t b) {
-  uint32_t c;
-  asm("{.reg .pred p; setp.ne.b32 p, %3, 0; selp.b32 %0, %1, %2, p;}" : "=r"(c) : "r"(a), "r"(b), "r"(static_cast<int>(first)));
-  return c;
-}
+// See cuda_asm.cuh.
 __device__ __forceinline__ int pick(bool first, int a, int b) {
   return static_cast<int>(pick(first, static_cast<uint32_t>(a), static_cast<uint32_t>(b)));
 }

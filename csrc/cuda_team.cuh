@@ -28,7 +28,7 @@ struct Team {
   // Waits for the other warps. One barrier an exchange is enough: the turn after the next cannot begin before all have
   // read this one.
   __device__ __forceinline__ void meet() const {
-    if (kTeam && size > 1) asm volatile("bar.sync %0, %1;" ::"r"(index + 1), "r"(size * 32) : "memory");
+    if (kTeam && size > 1) wait_at(index + 1, size * 32);
   }
   __device__ __forceinline__ Slice* slices(const Launch& a, int row) {
     return reinterpret_cast<Slice*>(shared + a.g.exchange_at) + ((index * 2 + turn) * 16 + (row & 15)) * size;

@@ -23,11 +23,6 @@ __device__ __forceinline__ uint32_t max_magnitude(uint32_t a, uint32_t c) {
 __device__ __forceinline__ uint32_t max_or_nan(uint32_t a, uint32_t b, uint32_t c) {
   return bits_of(__hmax2_nan(__hmax2_nan(__habs2(as_half2(a)), __habs2(as_half2(b))), as_half2(c)));
 }
-__device__ __forceinline__ float max_or_nan(float a, float b) {
-  float c;
-  asm("max.NaN.f32 %0, %1, %2;" : "=f"(c) : "f"(a), "f"(b));
-  return c;
-}
 
 template <class T, int P, int R, int kSide, int kWarps, bool kVectors>
 struct Tile {
@@ -61,7 +56,7 @@ struct Tile {
     const Bits* const data = static_cast<const Bits*>(a.data) + chunk(rank, size, 0) * kPerChunk<T>;
     const int left = static_cast<int>(a.o.d) - chunk(rank, size, 0) * kPerChunk<T>;
     int step = (kTeam ? size : 1) * L::kPerRow * kPerChunk<T>;
-    if (kTeam) asm volatile("" : "+r"(step));  // offsets of all chunks would live in registers all the time
+    if (kTeam) hide(step);  // offsets of all chunks would live in registers all the time
     int64_t offset[R];
 #pragma unroll
     for (int p = 0; p < R; ++p) offset[p] = L::of(at, p);
@@ -115,8 +110,7 @@ struct Tile {
     for (int p = 0; p < R; ++p) {
       const uint32_t mask = L::of(static_cast<uint32_t>(on ? (k16 ? 0x7FFF7FFF : 0x7FFFFFFF) : 0), p);
 #pragma unroll
-      for (int i = 0; i < kWords; ++i)  // in place: the compiler would keep the signed words, to mask them again
-        asm volatile("and.b32 %0, %0, %1;" : "+r"(w[p][i]) : "r"(mask));
+      for (int i = 0; i < kWords; ++i) and_in_place(w[p][i], mask);
     }
   }
 
@@ -391,7 +385,7 @@ struct Tile {
 #if __CUDA_ARCH__ >= 1200
     if (a.g.first_bin) return count_in_window(a, key, n);
 #endif
-    asm volatile("red.shared.add.u32 [%0], %1;" ::"r"(cells + key * 4), "r"(n) : "memory");
+    add_shared(cells + key * 4, n);
   }
 
   // Whether this lane has a magnitude of zero.

@@ -50,11 +50,7 @@ class Walk {
     following = tile_ + step(a) - a.n_dealt * step(a);
     const bool dealt = left_ > 1;
     left_ -= dealt;
-    // Nothing touches the answer before the next turn. Of additions of the same number in all lanes the compiler would make
-    // one, and wait for it; lane 0 adds 1.
-    const uint32_t one = 1 + lane_id();
-    asm volatile("{.reg .pred p; setp.ne.b32 p, %2, 0; @p atom.global.add.u32 %0, [%1], %3;}" : "+r"(following)
-                 : "l"(a.scratch.n_asked), "r"(static_cast<int>(!dealt && asks && lane_id() == 0 && !a.mask)), "r"(one) : "memory");
+    add_and_ask(a.scratch.n_asked, !dealt && asks && lane_id() == 0 && !a.mask, following);  // nothing touches the answer before the next turn
   }
   static constexpr uint32_t kTiles = 32 / kRows;  // of the window that is looked up ahead
   __device__ static __forceinline__ uint32_t step(const Launch& a) { return a.g.n_teams * gridDim.x; }
@@ -66,11 +62,6 @@ class Walk {
     const uint64_t row = row_of(a, tile_, lane_id());
     if (wanted) tile_ += kTiles * step(a);
     return __ballot_sync(kWarp, load_if(a.mask + row, wanted && lane_id() < kTiles * kRows && row < a.n_rows));
-  }
-  __device__ static __forceinline__ bool load_if(const uint8_t* from, bool valid) {
-    uint32_t value = 0;
-    asm volatile("{.reg .pred p; setp.ne.b32 p, %2, 0; @p ld.global.u8 %0, [%1];}" : "+r"(value) : "l"(from), "r"(static_cast<int>(valid)));
-    return value;
   }
   // Where the n-th bit that is set lies, by halves.
   __device__ static __forceinline__ int nth(uint32_t bits, int n) {
