@@ -33,9 +33,15 @@ __device__ __forceinline__ float significand(int key) {
   return bits_float(0x3F800000u | (key & ((1 << kBits) - 1)) << (23 - kBits));
 }
 
-// How many stages of rows a kernel fills: two fit beside bfloat16's table of counts, not beside float16's.
-template <class T, int P, int R, int kWarps, bool kMay>
-constexpr int kStagesOf = kMay && !std::is_same_v<T, Float16> && P * R * kWarps <= 128 ? 2 : 1;
+// How many stages of rows a kernel fills: two where they fit into 227 KB beside bfloat16's table of counts and what warps
+// know of their rows.
+template <class T, int P, int R, int kWarps, int kSums, bool kMay>
+constexpr int kStagesOf =
+    kMay && !std::is_same_v<T, Float16> &&
+            kWarps * (2 * P * R * 512 + static_cast<int>(sizeof(Facts) + (sizeof(typename T::Bits) == 4) * sizeof(FineList)) + 32 * sums_stride(kSums) * 4) <=
+                (227 << 10) - 4 * kLimit<T> - 5120
+        ? 2
+        : 1;
 
 // What the walk's lane 0 was told of the tile after the next.
 template <class WalkT>
@@ -60,7 +66,7 @@ __global__ void __launch_bounds__(kWarps * 32, 1) probe_kernel(const __grid_cons
   Team<kTeam> team(a.g.team);
   Walk<L::kRows> walk(a, team.index);
   constexpr int kWarpStage = TileT::kStageBytes > P * 512 ? TileT::kStageBytes : P * 512;
-  constexpr int kStages = kStagesOf<T, P, R, kWarps, kVectors && kAll>;
+  constexpr int kStages = kStagesOf<T, P, R, kWarps, TileT::kSums, kVectors && kAll>;
   const uint32_t cells = shared_address(table());
   const uint32_t facts = shared_address(facts_of(a).rows), sums = shared_address(sums_of(a, TileT::kSums));
   uint32_t stage = shared_address(shared + a.g.stage_at + warp_id() * kWarpStage + lane_id() * 16);
@@ -141,8 +147,7 @@ __global__ void __launch_bounds__(kWarps * 32, 1) probe_kernel(const __grid_cons
           // What the table of counts or the medians of all tokens would have told. The warps of a team go by what the
           // first of them reads of a record: it moves under them.
           const BlockRecord& r = ctl.record;
-          const Slice record = team.template first<L>(a, {*static_cast<const volatile uint32_t*>(&r.absmax_bits), *static_cast<const volatile float*>(&r.ratio.ratio),
-                                                          *static_cast<const volatile float*>(&r.peak.absmax), 0});
+          const Slice record = team.template first<L>(a, {read_together(r.absmax_bits), read_together(r.ratio.ratio), read_together(r.peak.absmax), 0});
           const float m = bits_float(wide(top)), best = record.ratio, peak = record.peak;
           // A ratio of at least `reach` needs a median of at most m_t / reach; a little more is allowed for rounding.
           const float reach = quotient(m, m > a.o.t_abs ? fminf(best, a.o.t_ratio) : best) * 1.00001f;

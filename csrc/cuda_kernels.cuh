@@ -12,8 +12,9 @@ std::vector<Kernel> kernels(bool vectors);
 
 template <class T, int P, int R, int kSide, int kWarps, bool kVectors, bool kTeam, bool kAll>
 Kernel kernel() {
+  constexpr int kSums = Tile<T, P, R, kSide, kWarps, kVectors>::kSums;
   return {reinterpret_cast<const void*>(&probe_kernel<T, P, R, kSide, kWarps, kVectors, kTeam, kAll>), P, R, kSide, kWarps,
-          Tile<T, P, R, kSide, kWarps, kVectors>::kSums, kStagesOf<T, P, R, kWarps, kVectors && kAll>, kTeam, kAll};
+          kSums, kStagesOf<T, P, R, kWarps, kSums, kVectors && kAll>, kTeam, kAll};
 }
 
 // Widths of a lane: 16 bytes (several rows side by side where they are short) to 320; beyond, teams of warps. A tile is one

@@ -122,8 +122,7 @@ CudaProbe::Plan CudaProbe::plan(bool vectors) const {
   const bool fp32 = dtype_ == Dtype::float32, counts = launch_.f.counts;
   const bool all = vectors && counts && launch_.f.ratio_table && !launch_.f.int8_square_sum;
   const int64_t per_piece = fp32 ? 4 : 8, row_pieces = (o.d + per_piece - 1) / per_piece;
-  // All of float16's magnitudes, or bfloat16's up to 2^21 (74 KB); rows beyond take the slow way.
-  const uint32_t limit = dtype_ == Dtype::float16 ? Float16::kInf : 18944;
+  const uint32_t limit = dtype_ == Dtype::float16 ? kLimit<Float16> : kLimit<BFloat16>;
   Plan best{};
   double least = 1e30;
   for (const Kernel& kernel : kernels_of(dtype_, vectors)) {

@@ -74,6 +74,13 @@ struct Launch {
 // A kernel for rows of up to `pieces` times 16 bytes a lane, `side` of them side by side in a warp, `rows` in a tile.
 // No pieces: the slow kernel, for rows of any width. `team`: whether several warps may share rows. `all`: for all
 // statistics but int8_per_token, and for nothing else.
+// Keys of the fast way are below: all of float16's magnitudes, or bfloat16's up to 2^21 (a table of 74 KB); rows with larger
+// ones take the slow way.
+template <class T>
+constexpr int kLimit = 18944;
+template <>
+inline constexpr int kLimit<Float16> = Float16::kInf;
+
 constexpr int kSlowWarps = 8;
 
 struct Kernel {

@@ -31,7 +31,7 @@ __device__ __noinline__ void list_row(const Launch& a, uint32_t row, uint32_t bi
   Control& c = control();
   const uint32_t topk = a.o.topk;
   // The worst only gets better, so an old value refuses nobody wrongly.
-  if (list_key(a, bits, row) < *static_cast<volatile unsigned long long*>(&c.worst_key)) return;
+  if (list_key(a, bits, row) < read_together(c.worst_key)) return;
   const Entry entry{bits, a.ids ? first_with<T>(a, row, bits) : 0, row_token(a, row)};
   acquire(&c.lock);
   const bool full = c.n_listed == topk;

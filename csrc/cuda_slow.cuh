@@ -74,7 +74,7 @@ __device__ __noinline__ SlowFacts slow_row(const Launch& a, uint32_t row) {
     count(kNan, n_nan), count(kInf, n_inf), count(kZeros, table_tells ? 0 : n_zero);
     count(kNonfiniteTokens, n_bad != 0), count(kPads, d);
   }
-  if (!table_tells && n_bad < d && top_bits >= *static_cast<volatile uint32_t*>(&c.record.absmax_bits))
+  if (!table_tells && n_bad < d && top_bits >= read_together(c.record.absmax_bits))
     keep_tied(top_bits, total([&](Bits magnitude) { return magnitude == top; }), lane_id() == 0);
   if (n_bad) {
     const int64_t token = row_token(a, row);
