@@ -20,16 +20,16 @@ __device__ __forceinline__ float pick(bool first, float a, float b) {
 template <int R, int kSide>
 struct Lanes {
   static constexpr int kPerRow = 32 / kSide, kRows = R * kSide;
-  static_assert(kRows <= 32 && R <= 16 && (R <= 8 || kSide < 4));
+  static_assert(kRows <= 32 && R <= 8);
 
-  // The pass whose books this lane keeps (none if it is R or more); matrix units leave the sums of pass p in column
-  // p % 8, that is in lanes with lane % 4 == p % 8 / 2, hence the order of the bits.
+  // The pass whose books this lane keeps (none if it is R or more); matrix units leave the sums of pass p in column p,
+  // that is in lanes with lane % 4 == p / 2, hence the order of the bits.
   // A single row has no keeper: every lane keeps its books, and nothing is sent.
   static constexpr bool kAlone = R == 1 && kSide == 1;
   __device__ static __forceinline__ int pass() {
     if (kAlone) return 0;
     const int lane = lane_id();
-    return (lane & 3) * 2 | (lane >> 2 & 1) | (R > 8 ? lane & 8 : 0);
+    return (lane & 3) * 2 | (lane >> 2 & 1);
   }
   // The row of the tile: side by side first.
   __device__ static __forceinline__ int row() {
@@ -38,9 +38,9 @@ struct Lanes {
   // Of lanes that keep the same books the first.
   __device__ static __forceinline__ bool first() {
     if (kAlone) return lane_id() == 0;
-    return pass() < R && (lane_id() & (kPerRow - 1)) < (R > 8 ? 16 : 8);
+    return pass() < R && (lane_id() & (kPerRow - 1)) < 8;
   }
-  __device__ static constexpr int keeper(int pass) { return (pass >> 1 & 3) | (pass & 1) << 2 | (pass & 8); }
+  __device__ static constexpr int keeper(int pass) { return (pass >> 1 & 3) | (pass & 1) << 2; }
   // What the keeper of this lane's row in `pass` holds.
   template <class V>
   __device__ static __forceinline__ V of(V value, int pass) {
@@ -51,7 +51,7 @@ struct Lanes {
   // One value a pass from every lane becomes one value a row, at its keeper.
   template <class V, class Op>
   __device__ static __forceinline__ V fold(V (&v)[R], Op op) {
-    constexpr int kSize = R > 8 ? 16 : R > 4 ? 8 : R > 2 ? 4 : R > 1 ? 2 : 1;
+    constexpr int kSize = R > 4 ? 8 : R > 2 ? 4 : R > 1 ? 2 : 1;
     V w[kSize] = {};
 #pragma unroll
     for (int p = 0; p < R; ++p) w[p] = v[p];
@@ -84,7 +84,7 @@ struct Lanes {
   // Whether entry i is still in use when lane bit `mask` is folded: those folded before it left only clear bits.
   template <int kSize>
   __device__ static constexpr bool used(int i, int mask) {
-    return !((mask > 1 && (i & 2)) || (mask > 2 && (i & 4)) || (mask > 4 && (i & 1)) || (mask > 8 && (i & 8)));
+    return !((mask > 1 && (i & 2)) || (mask > 2 && (i & 4)) || (mask > 4 && (i & 1)));
   }
 };
 
