@@ -111,7 +111,9 @@ __device__ __forceinline__ V read_together(const V& place) { return *static_cast
 // Hides from the compiler where a number comes from.
 __device__ __forceinline__ void hide(int& number) { asm volatile("" : "+r"(number)); }
 // In place: of an ordinary `and` the compiler would keep the operand too, to do it again.
-__device__ __forceinline__ void and_in_place(uint32_t& word, uint32_t mask) { asm volatile("and.b32 %0, %0, %1;" : "+r"(word) : "r"(mask)); }
+__device__ __forceinline__ void and_in_place(uint32_t& word, uint32_t mask) {
+  asm volatile("and.b32 %0, %0, %1;" : "+r"(word) : "r"(mask));
+}
 // first ? a : b, by an instruction: of a choice between two shuffled values the compiler makes a branch, and lanes part.
 __device__ __forceinline__ uint32_t pick(bool first, uint32_t a, uint32_t b) {
   uint32_t c;

@@ -61,7 +61,9 @@ __device__ __forceinline__ uint32_t* table() { return reinterpret_cast<uint32_t*
 __device__ __forceinline__ Entry* arena() { return reinterpret_cast<Entry*>(shared + kControlBytes); }
 __device__ __forceinline__ Facts& facts_of(const Launch& a) { return reinterpret_cast<Facts*>(shared + a.g.facts_at)[warp_id()]; }
 // Sums of the rows of a round of this warp, n_sums each.
-__device__ __forceinline__ float* sums_of(const Launch& a, int n_sums) { return reinterpret_cast<float*>(shared + a.g.sums_at) + warp_id() * 32 * sums_stride(n_sums); }
+__device__ __forceinline__ float* sums_of(const Launch& a, int n_sums) {
+  return reinterpret_cast<float*>(shared + a.g.sums_at) + warp_id() * 32 * sums_stride(n_sums);
+}
 // The list: at most topk rows, each named by its first largest element (feature_sign only where ids may repeat).
 __device__ __forceinline__ Entry* list_entries(const Launch& a) { return reinterpret_cast<Entry*>(shared + a.g.list_at); }
 __device__ __forceinline__ uint32_t* list_rows(const Launch& a) {

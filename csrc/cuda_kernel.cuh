@@ -35,13 +35,11 @@ __device__ __forceinline__ float significand(int key) {
 
 // How many stages of rows a kernel fills: two where they fit into 227 KB beside bfloat16's table of counts and what warps
 // know of their rows.
+template <class T, int P, int R, int kSums>
+constexpr int kWarpBytes = 2 * P * R * 512 + 32 * sums_stride(kSums) * 4 + static_cast<int>(sizeof(Facts)) +
+                           (sizeof(typename T::Bits) == 4 ? static_cast<int>(sizeof(FineList)) : 0);
 template <class T, int P, int R, int kWarps, int kSums, bool kMay>
-constexpr int kStagesOf =
-    kMay && !std::is_same_v<T, Float16> &&
-            kWarps * (2 * P * R * 512 + static_cast<int>(sizeof(Facts) + (sizeof(typename T::Bits) == 4) * sizeof(FineList)) + 32 * sums_stride(kSums) * 4) <=
-                (227 << 10) - 4 * kLimit<T> - 5120
-        ? 2
-        : 1;
+constexpr int kStagesOf = kMay && kWarps * kWarpBytes<T, P, R, kSums> <= (227 << 10) - 4 * kLimit<T> - 5120 ? 2 : 1;
 
 // What the walk's lane 0 was told of the tile after the next.
 template <class WalkT>
@@ -49,8 +47,8 @@ __device__ __forceinline__ uint32_t told(const WalkT& walk) {
   return __shfl_sync(kWarp, walk.following, 0);
 }
 
-// T: of elements. P: pieces of 16 bytes of a row that a lane holds. R, kSide: cuda_lanes.cuh. kWarps: of a block. kVectors: rows begin at
-// multiples of 16 bytes and end there too. kTeam: whether several warps may share rows. kAll: what is asked for is the
+// T: of elements. P: pieces of 16 bytes of a row that a lane holds. R, kSide: cuda_lanes.cuh. kWarps: of a block.
+// kVectors: rows begin at multiples of 16 bytes and end there too. kTeam: whether several warps may share rows. kAll: what is asked for is the
 // table of counts, the medians of all tokens, and not int8_per_token; otherwise the launch says what.
 template <class T, int P, int R, int kSide, int kWarps, bool kVectors, bool kTeam, bool kAll>
 __global__ void __launch_bounds__(kWarps * 32, 1) probe_kernel(const __grid_constant__ Launch a) {
@@ -126,7 +124,8 @@ __global__ void __launch_bounds__(kWarps * 32, 1) probe_kernel(const __grid_cons
       if (__any_sync(kWarp, on && top > min(positive, negative))) tile.ends(on, most_positive, most_negative);
       tile.drop_signs(on);
       if (__any_sync(kWarp, (seeks && on) || most_positive > positive || most_negative > negative)) {
-        positive = max(positive, __reduce_max_sync(kWarp, most_positive)), negative = max(negative, __reduce_max_sync(kWarp, most_negative));
+        positive = max(positive, __reduce_max_sync(kWarp, most_positive));
+        negative = max(negative, __reduce_max_sync(kWarp, most_negative));
         keep_ends(positive, negative, seeks ? tile.least(a, on, team.rank, team.size) : 0xFFFFFFFFu);
       }
       const float mean = static_cast<float>(team.template add<L>(a, tile.key_sum())) * a.g.per_key;
@@ -147,11 +146,13 @@ __global__ void __launch_bounds__(kWarps * 32, 1) probe_kernel(const __grid_cons
           // What the table of counts or the medians of all tokens would have told. The warps of a team go by what the
           // first of them reads of a record: it moves under them.
           const BlockRecord& r = ctl.record;
-          const Slice record = team.template first<L>(a, {read_together(r.absmax_bits), read_together(r.ratio.ratio), read_together(r.peak.absmax), 0});
+          const Slice record = team.template first<L>(
+              a, {read_together(r.absmax_bits), read_together(r.ratio.ratio), read_together(r.peak.absmax), 0});
           const float m = bits_float(wide(top)), best = record.ratio, peak = record.peak;
           // A ratio of at least `reach` needs a median of at most m_t / reach; a little more is allowed for rounding.
           const float reach = quotient(m, m > a.o.t_abs ? fminf(best, a.o.t_ratio) : best) * 1.00001f;
-          const int reached = all_medians ? 0 : team.template add<L>(a, tile.template around<false>(reach < m ? floor_key<T>(reach) : top_key, on) >> 16);
+          const int reach_key = reach < m ? floor_key<T>(reach) : top_key;
+          const int reached = all_medians ? 0 : team.template add<L>(a, tile.template around<false>(reach_key, on) >> 16);
           // A median matters for a record, or where the token may be massive.
           needs = on && (all_medians || !(best < 0x1p100f) || isnan(peak) || m >= peak || reached >= rank);
           if (!(k16 && counts)) {
@@ -212,7 +213,8 @@ __global__ void __launch_bounds__(kWarps * 32, 1) probe_kernel(const __grid_cons
             if (listed) median = found;
           }
           if (__any_sync(kWarp, needs && !listed)) {
-            Search words{base - 1, min(base | 0xFFFF, static_cast<int>(top)), search.n_below, search.n_enough, quotient(65536.f, static_cast<float>(max(1, n_same)))};
+            Search words{base - 1, min(base | 0xFFFF, static_cast<int>(top)), search.n_below, search.n_enough,
+                         quotient(65536.f, static_cast<float>(max(1, n_same)))};
             if (!needs || listed) words.close();
             int word = base + static_cast<int>(words.width * static_cast<float>(rank - search.n_below));
             word = max(words.below + 1, min(word, words.enough - 1));
@@ -248,7 +250,7 @@ __global__ void __launch_bounds__(kWarps * 32, 1) probe_kernel(const __grid_cons
 
   if (team.index < a.g.n_teams && team.rank == 0) offer_rows<T>(a, kNoRow, 0, false);  // those that still wait
 #pragma unroll
-  for (int c = 0; c < P; ++c) store_shared(shared_address(shared + a.g.stage_at + warp_id() * kWarpStage + lane_id() * 16) + c * 512, away[c]);
+  for (int c = 0; c < P; ++c) reinterpret_cast<uint4*>(shared + a.g.stage_at + warp_id() * kWarpStage)[c * 32 + lane_id()] = away[c];
   __syncthreads();
   flush_peaks<T, P, kSide>(a, kWarpStage);
   block_close<T>(a);

@@ -172,7 +172,8 @@ int CudaProbe::place(Plan& p, uint32_t n_bins) const {
   while (g.n_order < static_cast<uint32_t>(topk)) g.n_order *= 2;
   g.n_buffer = shared_ >= kLarge ? 4096 : 2048;
   // The table and the stages, which the end of a block sorts in.
-  const size_t table = static_cast<size_t>(n_bins) * 4, stage = static_cast<size_t>(k.warps) * k.pieces * 512 * (g.vectors ? k.rows * k.stages : 1);
+  const size_t table = static_cast<size_t>(n_bins) * 4;
+  const size_t stage = static_cast<size_t>(k.warps) * k.pieces * 512 * (g.vectors ? k.rows * k.stages : 1);
   const size_t sorting = static_cast<size_t>(g.n_order + g.n_buffer) * sizeof(Entry) + n_sms_ * sizeof(BlockRecord);
   g.stage_at = static_cast<uint32_t>(kControlBytes + table);
   size_t at = kControlBytes + std::max(table + stage, sorting);

@@ -66,7 +66,8 @@ __device__ __forceinline__ void offer_rows(const Launch& a, uint32_t row, uint32
   if (!__any_sync(kWarp, old_row != kNoRow && old_key >= known_bar())) return;
   const unsigned long long bar = read_bar(a);
   if (lane_id() == 0) atomicMax(&c.bar, bar);
-  unsigned todo = __ballot_sync(kWarp, old_row != kNoRow && old_key >= bar && old_key >= *static_cast<volatile unsigned long long*>(&c.worst_key));
+  const unsigned long long worst = *static_cast<volatile unsigned long long*>(&c.worst_key);
+  unsigned todo = __ballot_sync(kWarp, old_row != kNoRow && old_key >= bar && old_key >= worst);
   for (; todo; todo &= todo - 1) {
     const int lane = __ffs(todo) - 1;
     list_row<T>(a, __shfl_sync(kWarp, old_row, lane), __shfl_sync(kWarp, old_bits, lane));

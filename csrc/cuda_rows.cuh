@@ -230,7 +230,8 @@ struct Rows {
 #pragma unroll
         for (int i = 0; i < kWords; i += 2) {
           const int chain = i / 2 % kChains;
-          highs[chain] = __vimax3_s16x2(highs[chain], w[p][i], w[p][i + 1]), lows[chain] = __vimax3_u16x2(lows[chain], w[p][i], w[p][i + 1]);
+          highs[chain] = __vimax3_s16x2(highs[chain], w[p][i], w[p][i + 1]);
+          lows[chain] = __vimax3_u16x2(lows[chain], w[p][i], w[p][i + 1]);
         }
 #pragma unroll
         for (int i = 0; i < kChains; ++i) high = __vmaxu2(high, highs[i]), low = __vmaxu2(low, lows[i]);

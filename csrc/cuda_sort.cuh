@@ -207,7 +207,8 @@ __device__ __forceinline__ uint32_t best_elements(const Launch& a) {
   __syncthreads();
   for (uint32_t i = threadIdx.x; i < c.n_listed; i += blockDim.x) {
     const Entry listed = list_entries(a)[i];
-    if (listed.bits >= bar && list_key(a, listed.bits, list_rows(a)[i]) >= c.bar) order[atomicAdd(&c.worst_at, 1u)] = {listed.bits, i, listed.token};
+    if (listed.bits >= bar && list_key(a, listed.bits, list_rows(a)[i]) >= c.bar)
+      order[atomicAdd(&c.worst_at, 1u)] = {listed.bits, i, listed.token};
   }
   __syncthreads();
   n_rows = c.worst_at;

@@ -50,7 +50,8 @@ class Walk {
     following = tile_ + step(a) - a.n_dealt * step(a);
     const bool dealt = left_ > 1;
     left_ -= dealt;
-    add_and_ask(a.scratch.n_asked, !dealt && asks && lane_id() == 0 && !a.mask, following);  // nothing touches the answer before the next turn
+    // Nothing touches the answer before the next turn.
+    add_and_ask(a.scratch.n_asked, !dealt && asks && lane_id() == 0 && !a.mask, following);
   }
   static constexpr uint32_t kTiles = 32 / kRows;  // of the window that is looked up ahead
   __device__ static __forceinline__ uint32_t step(const Launch& a) { return a.g.n_teams * gridDim.x; }
