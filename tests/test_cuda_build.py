@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc he
 
 @pytest.fixture(scope="module")
 def module(tmp_path_factory):
-    """The compiled module in an unpacked wheel; for one target, since each takes nearly four minutes on two cores."""
+    """The compiled module in an unpacked wheel; for one target, since each takes three minutes on two cores."""
     folder = tmp_path_factory.mktemp("cuda")
     done, wheel = build(copy_sources(folder), folder, MAXACT_BUILD_CUDA="1", MAXACT_CUDA_TARGETS="90")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -51,14 +51,9 @@ def test_no_kernel_spills(module):
     import triton
 
     tool = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin", "cuobjdump")
-    spills, kernel = {}, None
-    with subprocess.Popen([tool, "--dump-sass", module], stdout=subprocess.PIPE, text=True) as listing:
-        for line in listing.stdout:
-            if "Function :" in line:
-                kernel = line.split(":")[1].strip() if "probe_kernel" in line else None
-                if kernel:
-                    spills[kernel] = 0
-            elif kernel and re.search(r"\b(LDL|STL)\b", line):
-                spills[kernel] += 1
-    assert len(spills) == 84  # 28 for each element type: csrc/cuda_kernels.cuh
-    assert {name: n for name, n in spills.items() if n} == {}
+    listing = subprocess.run([tool, "--dump-resource-usage", module], capture_output=True, text=True, check=True).stdout
+    stacks = re.findall(r"Function \S*probe_kernelINS_\d+[A-Za-z]+\d*ELi(\d+)E\S*:\s+REG:\d+ STACK:(\d+)", listing)
+    assert len(stacks) == 84  # 28 for each element type: csrc/cuda_kernels.cuh
+    # Local memory holds the features' maxima of a lane between rounds, 16 bytes for each of its pieces of a row, and what
+    # slow_row() returns; what spills would come on top.
+    assert [(pieces, stack) for pieces, stack in stacks if int(stack) != 16 * int(pieces) + 16] == []
