@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(kWarps * 32, 1) probe_kernel(const __grid_cons
   using Bits = typename T::Bits;
   using L = Lanes<R, kSide>;
   using TileT = Tile<T, P, R, kSide, kWarps, kVectors>;
-  constexpr bool k16 = TileT::k16, kHalf = std::is_same_v<T, Float16>;
+  constexpr bool k16 = TileT::k16;
   Control& ctl = control();
   const int d = static_cast<int>(a.o.d), pads = a.g.slots - d, rank = (d - 1) / 2 + 1 + pads;
   const bool counts = kAll || a.f.counts, all_medians = kAll || a.f.ratio_table;
