@@ -36,10 +36,10 @@ struct dim3 {
 };
 inline dim3 threadIdx, blockIdx, blockDim, gridDim;
 
-template <class A, class B>
-constexpr auto max(A a, B b) { using T = std::common_type_t<A, B>; return static_cast<T>(a) > static_cast<T>(b) ? static_cast<T>(a) : static_cast<T>(b); }
-template <class A, class B>
-constexpr auto min(A a, B b) { using T = std::common_type_t<A, B>; return static_cast<T>(a) < static_cast<T>(b) ? static_cast<T>(a) : static_cast<T>(b); }
+template <class A, class B, class T = std::common_type_t<A, B>>
+constexpr T max(A a, B b) { return static_cast<T>(a) > static_cast<T>(b) ? static_cast<T>(a) : static_cast<T>(b); }
+template <class A, class B, class T = std::common_type_t<A, B>>
+constexpr T min(A a, B b) { return static_cast<T>(a) < static_cast<T>(b) ? static_cast<T>(a) : static_cast<T>(b); }
 
 namespace maxact::cuda {
 inline __attribute__((aligned(128))) char shared[232448];
@@ -198,7 +198,12 @@ template <class V> V __ldg(const V* at) { return *at; }
 // Numbers
 
 template <class To, class From>
-To bit_cast(const From& from) { static_assert(sizeof(To) == sizeof(From)); To to; memcpy(&to, &from, sizeof(To)); return to; }
+To bit_cast(const From& from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  memcpy(&to, &from, sizeof(To));
+  return to;
+}
 inline uint32_t __float_as_uint(float v) { return bit_cast<uint32_t>(v); }
 inline float __uint_as_float(uint32_t v) { return bit_cast<float>(v); }
 inline int64_t __double_as_longlong(double v) { return bit_cast<int64_t>(v); }
@@ -216,7 +221,8 @@ inline uint32_t __byte_perm(uint32_t a, uint32_t b, uint32_t selector) {
 inline uint32_t __dp2a_lo(uint32_t a, uint32_t b, uint32_t c) { return c + (a & 0xFFFF) * (b & 0xFF) + (a >> 16) * (b >> 8 & 0xFF); }
 template <class T, class Op>
 uint32_t halves(uint32_t a, uint32_t b, Op op) {
-  return static_cast<uint16_t>(op(static_cast<T>(a), static_cast<T>(b))) | static_cast<uint32_t>(static_cast<uint16_t>(op(static_cast<T>(a >> 16), static_cast<T>(b >> 16)))) << 16;
+  const auto half = [&](int at) { return static_cast<uint32_t>(static_cast<uint16_t>(op(static_cast<T>(a >> at), static_cast<T>(b >> at)))); };
+  return half(0) | half(16) << 16;
 }
 inline uint32_t __vmaxu2(uint32_t a, uint32_t b) { return halves<uint16_t>(a, b, [](auto x, auto y) { return x > y ? x : y; }); }
 inline uint32_t __vminu2(uint32_t a, uint32_t b) { return halves<uint16_t>(a, b, [](auto x, auto y) { return x < y ? x : y; }); }
@@ -249,8 +255,12 @@ inline __half2 __habs2(__half2 a) { return {static_cast<uint16_t>(a.x & 0x7FFF),
 inline __half2 __hmax2(__half2 a, __half2 b) {
   return both(a, b, [](uint16_t x, uint16_t y) -> uint16_t { return x > 0x7C00 ? y : y > 0x7C00 ? x : max(x, y); });
 }
-inline __half2 __hmax2_nan(__half2 a, __half2 b) { return both(a, b, [](uint16_t x, uint16_t y) -> uint16_t { return max(x, y) > 0x7C00 ? 0x7FFF : max(x, y); }); }
-inline __half2 __hle2(__half2 a, __half2 b) { return both(a, b, [](uint16_t x, uint16_t y) -> uint16_t { return from_half(x) <= from_half(y) ? 0x3C00 : 0; }); }
+inline __half2 __hmax2_nan(__half2 a, __half2 b) {
+  return both(a, b, [](uint16_t x, uint16_t y) -> uint16_t { return max(x, y) > 0x7C00 ? 0x7FFF : max(x, y); });
+}
+inline __half2 __hle2(__half2 a, __half2 b) {
+  return both(a, b, [](uint16_t x, uint16_t y) -> uint16_t { return from_half(x) <= from_half(y) ? 0x3C00 : 0; });
+}
 inline __half2 __hfma2_sat(__half2 a, __half2 b, __half2 c) {
   const auto one = [](uint16_t x, uint16_t y, uint16_t z) -> uint16_t {
     const double v = static_cast<double>(from_half(x)) * from_half(y) + from_half(z);
