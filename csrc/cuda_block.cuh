@@ -53,7 +53,7 @@ struct __align__(16) Facts {
 };
 constexpr size_t kControlBytes = (sizeof(Control) + 15) / 16 * 16;
 
-// A block's shared memory: Control, the table of counts and the features' maxima (at the end an arena to sort in), and
+// A block's shared memory: Control, the table of counts and the rows on their way (at the end an arena to sort in), and
 // what Geometry says. Functions and not pointers, so that the compiler sees everywhere that it is shared memory.
 extern __shared__ __align__(16) char shared[];
 __device__ __forceinline__ Control& control() { return *reinterpret_cast<Control*>(shared); }

@@ -48,8 +48,8 @@ __device__ __forceinline__ uint32_t told(const WalkT& walk) {
 }
 
 // T: of elements. P: pieces of 16 bytes of a row that a lane holds. R, kSide: cuda_lanes.cuh. kWarps: of a block.
-// kVectors: rows begin at multiples of 16 bytes and end there too. kTeam: whether several warps may share rows. kAll: what is asked for is the
-// table of counts, the medians of all tokens, and not int8_per_token; otherwise the launch says what.
+// kVectors: rows begin at multiples of 16 bytes and end there too. kTeam: whether several warps may share rows. kAll: what
+// is asked for is the table of counts, the medians of all tokens, and not int8_per_token; otherwise the launch says what.
 template <class T, int P, int R, int kSide, int kWarps, bool kVectors, bool kTeam, bool kAll>
 __global__ void __launch_bounds__(kWarps * 32, 1) probe_kernel(const __grid_constant__ Launch a) {
   using Bits = typename T::Bits;

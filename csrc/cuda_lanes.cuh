@@ -9,7 +9,7 @@
 
 namespace maxact::cuda {
 
-// See cuda_asm.cuh.
+// As pick() in cuda_asm.cuh.
 __device__ __forceinline__ int pick(bool first, int a, int b) {
   return static_cast<int>(pick(first, static_cast<uint32_t>(a), static_cast<uint32_t>(b)));
 }

@@ -48,8 +48,8 @@ struct Geometry {
   uint32_t limit;              // keys of the fast way are below
   int n_bins, first_bin;       // the part of the table of counts that shared memory holds
   uint32_t n_order, n_buffer;  // entries that the end of a block sorts: listed rows, and elements of rows
-  // Where things lie in shared memory: the rows on their way to each warp (at the end its features' maxima), facts of
-  // rows, the list of rows, what the warps of a team exchange, elements of float32 that may be medians.
+  // Where things lie in shared memory: the rows on their way to each warp (at the end its features' maxima), facts and
+  // sums of rows, the list of rows, what the warps of a team exchange, elements of float32 that may be medians.
   uint32_t stage_at, facts_at, sums_at, list_at, exchange_at, fine_at;
 };
 
@@ -71,9 +71,6 @@ struct Launch {
   const int64_t* ids;
 };
 
-// A kernel for rows of up to `pieces` times 16 bytes a lane, `side` of them side by side in a warp, `rows` in a tile.
-// No pieces: the slow kernel, for rows of any width. `team`: whether several warps may share rows. `all`: for all
-// statistics but int8_per_token, and for nothing else.
 // Keys of the fast way are below: all of float16's magnitudes, or bfloat16's up to 2^21 (a table of 74 KB); rows with larger
 // ones take the slow way.
 template <class T>
@@ -83,10 +80,13 @@ inline constexpr int kLimit<Float16> = Float16::kInf;
 
 constexpr int kSlowWarps = 8;
 
+// A kernel for rows of up to `pieces` times 16 bytes a lane, `side` of them side by side in a warp, `rows` in a tile.
+// No pieces: the slow kernel, for rows of any width. `team`: whether several warps may share rows. `all`: for all
+// statistics but int8_per_token, and for nothing else.
 struct Kernel {
   const void* function;
   int pieces, rows, side, warps;
-  int sums;  // of a row that a warp leaves to be added
+  int sums;    // of a row that a warp leaves to be added
   int stages;  // tiles that each warp has on their way
   bool team, all;
 };
