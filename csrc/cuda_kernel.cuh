@@ -1,11 +1,11 @@
-// The kernel: every statistic in one read. One block a multiprocessor; its warps work in teams of one to eight, which
-// are independent of each other until the end.
+// The kernel: every statistic in one read. One block a multiprocessor; its warps work alone or in teams, which are
+// independent of each other until the end.
 //
-// A team takes a few rows at a time into registers, each warp a slice of every row (cuda_tile.cuh), while the next ones
+// A team takes a few rows at a time into registers, each warp a slice of every row (cuda_rows.cuh), while the next ones
 // are on their way to shared memory. From the registers it raises the per-feature maxima, which live there too since a
-// lane always holds the same features; counts each magnitude in shared memory; and finds the medians by counting
-// (cuda_median.cuh). What is left of a row is a few numbers at one lane (cuda_lanes.cuh), folded 32 rows at once
-// (cuda_facts.cuh). Blocks meet at the end (cuda_end.cuh).
+// lane always holds the same features; counts each magnitude in shared memory (cuda_tile.cuh); and finds the medians by
+// counting (cuda_median.cuh). What is left of a row is a few numbers at one lane (cuda_lanes.cuh), folded 32 rows at
+// once (cuda_facts.cuh). Blocks meet at the end (cuda_end.cuh).
 #pragma once
 
 #include "cuda_end.cuh"

@@ -1,5 +1,5 @@
-// The rows, or slices of rows, that a warp holds in registers: how they get there, and what is done with elements that still
-// have their sign. What is counted is in cuda_tile.cuh.
+// The rows, or slices of rows, that a warp holds in registers: how they get there, and what is largest and least in them.
+// What is counted is in cuda_tile.cuh.
 //
 // 16-bit magnitudes order as numbers of float16 whatever their type, up to 0x7C00; rows with a larger pattern take the
 // slow way (cuda_slow.cuh). So compares, maxima and the counting around a pivot are float16's. Elements keep their sign
@@ -10,7 +10,6 @@
 #include "cuda_read.cuh"
 
 namespace maxact::cuda {
-
 
 __device__ __forceinline__ __half2 as_half2(uint32_t bits) { return *reinterpret_cast<__half2*>(&bits); }
 __device__ __forceinline__ uint32_t bits_of(__half2 value) { return *reinterpret_cast<uint32_t*>(&value); }
