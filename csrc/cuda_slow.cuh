@@ -17,6 +17,11 @@ struct SlowFacts {
   uint32_t top, median;  // in the bits of T; `median` may be a flag
 };
 
+// Adds the sum over the lanes of their parts to an exact sum.
+static __device__ __noinline__ void add_parts(int64_t* bins, double part) {
+  add_exactly_warp(bins, reduce_warp(part, Add()), lane_id() == 0);
+}
+
 // Everything of a row but what fold_facts does with the facts that it returns. All lanes of a warp.
 template <class T>
 __device__ __noinline__ SlowFacts slow_row(const Launch& a, uint32_t row) {
@@ -24,24 +29,17 @@ __device__ __noinline__ SlowFacts slow_row(const Launch& a, uint32_t row) {
   Control& c = control();
   const int64_t d = a.o.d;
   const bool table_tells = sizeof(Bits) == 2 && a.f.counts;
+  const Bits* const x = row_at<T>(a, row);
   // Calls take(magnitude, negative, feature) for the elements of this lane.
   const auto each = [&](auto take) {
-    const auto* x = static_cast<const Bits*>(a.data) + row_offset(a, row);
+    visit_row<T, 1>(a, x, [&](const uint4& words, int64_t start) {
+      Chunk<T> chunk{words};
 #pragma unroll 1
-    for (int64_t start = lane_id() * kPerChunk<T>; start < d; start += 32 * kPerChunk<T>) {
-      const uint4 chunk = load_chunk<T>(a, x, start);
-#pragma unroll
-      for (int e = 0; e < kPerChunk<T>; ++e)
-        if (start + e < d) {
-          const Bits bits = static_cast<Bits>(element_of<T>(chunk, e));
-          take(static_cast<Bits>(bits & (T::kSign - 1)), (bits & T::kSign) != 0, start + e);
-        }
-    }
-  };
-  const auto total = [&](auto is_one) {
-    int n = 0;
-    each([&](Bits magnitude, bool, int64_t) { n += magnitude < T::kInf && is_one(magnitude); });
-    return __reduce_add_sync(kWarp, n);
+      for (int64_t feature = start; feature < min(start + kPerChunk<T>, d); ++feature) {
+        const Bits bits = chunk.next();
+        take(static_cast<Bits>(bits & (T::kSign - 1)), (bits & T::kSign) != 0, feature);
+      }
+    });
   };
 
   double sum = 0;
@@ -64,10 +62,9 @@ __device__ __noinline__ SlowFacts slow_row(const Launch& a, uint32_t row) {
     if (a.f.counts) count_in_window(a, T::count_key(magnitude));
   });
   keep_ends(__reduce_max_sync(kWarp, positive), __reduce_max_sync(kWarp, negative), least);
-  sum = reduce_warp(sum, Add());
   top = __reduce_max_sync(kWarp, top), first_bad = __reduce_min_sync(kWarp, first_bad);
   n_nan = __reduce_add_sync(kWarp, n_nan), n_inf = __reduce_add_sync(kWarp, n_inf), n_zero = __reduce_add_sync(kWarp, n_zero);
-  add_exactly_warp(a.f.sum, sum, lane_id() == 0);
+  add_parts(a.f.sum, sum);
   const int n_bad = n_nan + n_inf;
   const uint32_t top_bits = T::wide(static_cast<Bits>(top));
   if (lane_id() == 0) {
@@ -75,7 +72,7 @@ __device__ __noinline__ SlowFacts slow_row(const Launch& a, uint32_t row) {
     count(kNonfiniteTokens, n_bad != 0), count(kPads, d);
   }
   if (!table_tells && n_bad < d && top_bits >= read_together(c.record.absmax_bits))
-    keep_tied(top_bits, total([&](Bits magnitude) { return magnitude == top; }), lane_id() == 0);
+    keep_tied(top_bits, count_at_least<T>(a, row, top_bits), lane_id() == 0);
   if (n_bad) {
     const int64_t token = row_token(a, row);
     acquire(&c.lock);
@@ -86,16 +83,17 @@ __device__ __noinline__ SlowFacts slow_row(const Launch& a, uint32_t row) {
     return {top, n_bad == d ? kNoElements : kNonfinite};
   }
 
-  const int rank = static_cast<int>((d - 1) / 2 + 1);
-  int64_t below = -1, enough = top;
-  while (enough - below > 1) {
-    const int64_t middle = below + (enough - below) / 2;
-    (total([&](Bits magnitude) { return magnitude <= middle; }) < rank ? below : enough) = middle;
+  // The lower median is the largest magnitude that enough elements reach.
+  const int enough = static_cast<int>(d - (d - 1) / 2);
+  uint32_t median_at = 0, above = top + 1;
+  while (above - median_at > 1) {
+    const uint32_t middle = median_at + (above - median_at) / 2;
+    (count_at_least<T>(a, row, T::wide(static_cast<Bits>(middle))) >= enough ? median_at : above) = middle;
   }
-  const float absmax = bits_float(top_bits), median = bits_float(T::wide(static_cast<Bits>(enough)));
+  const float absmax = bits_float(top_bits), median = bits_float(T::wide(static_cast<Bits>(median_at)));
   // Not is_massive(): this product and its quotient can round to different sides.
   if (const float floor = fmaxf(a.o.t_abs, a.o.t_ratio * median); absmax > floor) {
-    const int n = total([&](Bits magnitude) { return bits_float(T::wide(magnitude)) > floor; });
+    const int n = count_at_least<T>(a, row, float_bits(floor) + 1);
     if (lane_id() == 0) count(kMassiveElements, n);
   }
   if (a.f.int8_square_sum && top) {
@@ -106,9 +104,9 @@ __device__ __noinline__ SlowFacts slow_row(const Launch& a, uint32_t row) {
       sums[0] += value * value, sums[1] += value, sums[2] += error * error, sums[3] += error;
     });
     int64_t* const fields[4] = {a.f.int8_square_sum, a.f.int8_abs_sum, a.f.int8_error_square_sum, a.f.int8_error_abs_sum};
-    for (int k = 0; k < 4; ++k) add_exactly_warp(fields[k], reduce_warp(sums[k], Add()), lane_id() == 0);
+    for (int k = 0; k < 4; ++k) add_parts(fields[k], sums[k]);
   }
-  return {top, static_cast<uint32_t>(enough)};
+  return {top, median_at};
 }
 
 }  // namespace maxact::cuda

@@ -50,7 +50,7 @@ __device__ __noinline__ void read_rows(const Launch& a, uint32_t n_rows, uint32_
   for (uint32_t i = warp_id(); i < n_rows * slices; i += blockDim.x / 32) {
     if (*static_cast<volatile uint32_t*>(&control().n_buffered) > a.g.n_buffer) return;
     const uint32_t listed = i / slices;
-    const auto* x = static_cast<const typename T::Bits*>(a.data) + row_offset(a, list_rows(a)[order[listed].feature_sign]);
+    const auto* x = row_at<T>(a, list_rows(a)[order[listed].feature_sign]);
     const int64_t begin = static_cast<int64_t>(i % slices) * kDeep * kWide + lane_id() * kPerChunk<T>;
     unsigned hits = 0;
     const auto look = [&](const uint4& v, int c) {
@@ -109,11 +109,12 @@ __device__ __noinline__ void read_row(const Launch& a, uint32_t row, uint32_t to
     bar = low, above = n_high;
   }
   int equal_left = topk - above;
-  visit_row<T>(a, row, [&](const uint4& chunk, int64_t start) {
+  visit_row<T, 1>(a, row_at<T>(a, row), [&](const uint4& words, int64_t start) {
     int equal = 0, found = 0;
-#pragma unroll
+    Chunk<T> chunk{words};
+#pragma unroll 1
     for (int e = 0; e < kPerChunk<T>; ++e) {
-      const int magnitude = magnitude_of<T>(a, chunk, start, e);
+      const int magnitude = magnitude_of<T>(chunk.next(), start + e < a.o.d);
       equal += magnitude == static_cast<int>(bar), found += magnitude >= static_cast<int>(bar);
     }
     if (!__any_sync(kWarp, found)) return;
@@ -124,12 +125,14 @@ __device__ __noinline__ void read_row(const Launch& a, uint32_t row, uint32_t to
     }
     const int all_equal = __shfl_sync(kWarp, before_me, 31);
     before_me -= equal;
-#pragma unroll
+    chunk = {words};
+#pragma unroll 1
     for (int e = 0; e < kPerChunk<T>; ++e) {
-      const int magnitude = magnitude_of<T>(a, chunk, start, e);
+      const typename T::Bits bits = chunk.next();
+      const int magnitude = magnitude_of<T>(bits, start + e < a.o.d);
       const bool ties = magnitude == static_cast<int>(bar);
       if (magnitude > static_cast<int>(bar) || (ties && before_me < equal_left)) {
-        const uint32_t negative = (element_of<T>(chunk, e) & T::kSign) != 0;
+        const uint32_t negative = (bits & T::kSign) != 0;
         buffer[atomicAdd(&control().n_buffered, 1u)] = {static_cast<uint32_t>(magnitude),
                                                          static_cast<uint32_t>(start + e) << 1 | negative, token};
       }
@@ -137,12 +140,6 @@ __device__ __noinline__ void read_row(const Launch& a, uint32_t row, uint32_t to
     }
     equal_left -= all_equal;
   });
-}
-
-// The cell of the table of counts that a magnitude belongs to.
-template <class T>
-__device__ __forceinline__ int key_of(uint32_t bits) {
-  return sizeof(typename T::Bits) == 2 && T::kInf == 0x7C00 ? __half_as_ushort(__float2half_rz(bits_float(bits))) : bits >> 16;
 }
 
 // A magnitude that topk of the counted elements reach, from the table in shared memory, or `bar` if that is not less or
