@@ -94,6 +94,17 @@ __device__ __forceinline__ void store_shared(uint32_t at, float value) {
 __device__ __forceinline__ void add_shared(uint32_t at, uint32_t n) {
   asm volatile("red.shared.add.u32 [%0], %1;" ::"r"(at), "r"(n) : "memory");
 }
+// In device memory, and nobody waits: of an atomicAdd in a kernel of this size ptxas asks for the old value, which nobody
+// reads. Magnitudes order as their bits do.
+__device__ __forceinline__ void add_global(int64_t* at, unsigned long long n) {
+  asm volatile("red.relaxed.gpu.global.add.u64 [%0], %1;" ::"l"(at), "l"(n) : "memory");
+}
+__device__ __forceinline__ void max_global(float* at, uint32_t magnitude) {
+  asm volatile("red.relaxed.gpu.global.max.u32 [%0], %1;" ::"l"(at), "r"(magnitude) : "memory");
+}
+__device__ __forceinline__ void max_global(unsigned long long* at, unsigned long long n) {
+  asm volatile("red.relaxed.gpu.global.max.u64 [%0], %1;" ::"l"(at), "l"(n) : "memory");
+}
 // Some 2^-23 off, and 0 for a subnormal; without the branch of a division.
 __device__ __forceinline__ float quotient(float a, float b) {
   float inverse;

@@ -112,7 +112,7 @@ __device__ __forceinline__ void count_in_window(const Launch& a, uint32_t key, u
   else if (key == 0)
     atomicAdd(&control().zero_keys, n);
   else
-    atomicAdd(reinterpret_cast<unsigned long long*>(a.f.counts + key), static_cast<unsigned long long>(n));
+    add_global(a.f.counts + key, n);
 }
 
 // The largest magnitude of the block with how many elements have it, where no table knows. Lanes with `on` give one.

@@ -181,7 +181,7 @@ __device__ __forceinline__ void close_topk(const Launch& a, int64_t first_token,
 }
 
 template <class T>
-__device__ __noinline__ void close_books(const Launch& a, uint32_t n_entries) {
+__device__ __forceinline__ void close_books(const Launch& a, uint32_t n_entries) {
   const int64_t first_token = *a.f.n_tokens;
   const uint64_t n_rows = __ldcg(a.scratch.n_rows_kept);
   close_topk<T>(a, first_token, n_entries);
@@ -197,7 +197,7 @@ __device__ __noinline__ void close_books(const Launch& a, uint32_t n_entries) {
 }
 
 __device__ __forceinline__ void add_to(int64_t* field, unsigned long long n) {
-  if (n) atomicAdd(reinterpret_cast<unsigned long long*>(field), n);
+  if (n) add_global(field, n);
 }
 
 }  // namespace maxact::cuda

@@ -8,66 +8,91 @@
 namespace maxact::cuda {
 
 // Raises the state's per-feature maxima by those of the block's warps, which wait in shared memory: chunk c of a lane at
-// place c * 32 + lane of its warp's `warp_bytes`.
-template <class T, int P, int kSide>
-__device__ __forceinline__ void flush_peaks(const Launch& a, int warp_bytes) {
+// place c * 32 + lane of its warp's `kWarpBytes`. Each block begins elsewhere, so that blocks that end together do not meet.
+template <class T, int kSide, int kWarps, bool kTeam, int kWarpBytes>
+__device__ __forceinline__ void flush_peaks(const Launch& a) {
   constexpr int kPerWord = 4 / static_cast<int>(sizeof(typename T::Bits)), kLanes = 32 / kSide;
+  const int size = kTeam ? a.g.team : 1, n_teams = kTeam ? a.g.n_teams : kWarps;
   const uint32_t* const peaks = reinterpret_cast<const uint32_t*>(shared + a.g.stage_at);
-  const int n_words = static_cast<int>((a.o.d + kPerWord - 1) / kPerWord);
-#pragma unroll 4
-  for (int w = threadIdx.x; w < n_words; w += blockDim.x) {
-    const int chunk = w / 4 / kLanes, rank = chunk % a.g.team, place = (chunk / a.g.team * 32 + w / 4 % kLanes) * 4 + w % 4;
+  const int n_words = static_cast<int>((a.o.d + kPerWord - 1) / kPerWord), turn = blockIdx.x * 32 * 5 % n_words;
+#pragma unroll 2
+  for (int i = threadIdx.x; i < n_words; i += blockDim.x) {
+    const int w = i + turn - (i + turn < n_words ? 0 : n_words);
+    const int chunk = w / 4 / kLanes, rank = chunk % size, place = (chunk / size * 32 + w / 4 % kLanes) * 4 + w % 4;
     uint32_t peak = 0;
-    for (int team = 0; team < a.g.n_teams; ++team)
+#pragma unroll kTeam ? 1 : kWarps
+    for (int team = 0; team < n_teams; ++team)
 #pragma unroll
       for (int side = 0; side < kSide; ++side) {
-        const uint32_t other = peaks[(team * a.g.team + rank) * (warp_bytes / 4) + place + side * kLanes * 4];
+        const uint32_t other = peaks[(team * size + rank) * (kWarpBytes / 4) + place + side * kLanes * 4];
         peak = kPerWord == 2 ? __vmaxu2(peak, other) : max(peak, other);
       }
     // Not compared with the state's maximum first: that would have to arrive.
 #pragma unroll
-    for (int i = 0; i < kPerWord; ++i) {
-      const int feature = w * kPerWord + i;
-      const uint32_t bits = T::wide(static_cast<typename T::Bits>(peak >> (16 * i)));
-      if (feature < a.o.d && bits) atomicMax(reinterpret_cast<int*>(a.f.channel_absmax + feature), static_cast<int>(bits));
+    for (int half = 0; half < kPerWord; ++half) {
+      const int feature = w * kPerWord + half;
+      const uint32_t bits = T::wide(static_cast<typename T::Bits>(peak >> (16 * half)));
+      if (feature < a.o.d && bits) max_global(a.f.channel_absmax + feature, bits);
     }
   }
 }
 
+// Adds the block's table of counts to the state's. A warp looks at 4 times 128 bins at once, most of which are empty; an
+// instruction adds to neighbours, and each block begins elsewhere.
 template <class T>
-__device__ __noinline__ void block_close(const Launch& a) {
+__device__ __forceinline__ void flush_counts(const Launch& a) {
+  const uint32_t n_groups = a.g.n_bins / 128, n_warps = blockDim.x / 32, turn = n_groups ? blockIdx.x * 7 % n_groups : 0;
+  const auto group = [&](uint32_t i) { return i + turn - (i + turn < n_groups ? 0 : n_groups); };
+  uint32_t least = 0xFFFFFFFFu;
+#pragma unroll 1
+  for (uint32_t i = warp_id(); i < n_groups; i += 4 * n_warps) {
+    uint4 cells[4];
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      const bool is_group = i + k * n_warps < n_groups;
+      cells[k] = is_group ? reinterpret_cast<const uint4*>(table())[group(i + k * n_warps) * 32 + lane_id()] : make_uint4(0, 0, 0, 0);
+    }
+    unsigned full = 0;
+#pragma unroll
+    for (int k = 0; k < 4; ++k) full |= __any_sync(kWarp, (cells[k].x | cells[k].y | cells[k].z | cells[k].w) != 0) << k;
+#pragma unroll 1
+    for (; full; full &= full - 1) {
+      const uint32_t first = group(i + (__ffs(full) - 1) * n_warps) * 128 + lane_id();
+#pragma unroll
+      for (uint32_t bin = first; bin < first + 128; bin += 32) {
+        const uint32_t n = table()[bin];
+        if (!n) continue;
+        least = min(least, bin);
+        add_global(a.f.counts + a.g.first_bin + bin, n);
+      }
+    }
+  }
+  least = __reduce_min_sync(kWarp, least);
+  if (lane_id() == 0 && table_knows_least<T>(a)) atomicMin(&control().least, least);
+}
+
+template <class T>
+__device__ __forceinline__ void block_close(const Launch& a) {
   Control& c = control();
   const Fields& f = a.f;
+  // Zeros of the table that are no elements: pads, and what slow rows counted as such.
+  const unsigned long long no_elements = c.counters[kPads] - c.counters[kRowsKept] * a.o.d;
   if (const uint32_t i = blockDim.x - 1 - threadIdx.x; i < kPads) {  // a lane of the last warp for each counter
     unsigned long long n = c.counters[i];
-    const unsigned long long n_bad = c.counters[kNan] + c.counters[kInf];
     if (i == kFiniteElements) {
-      n = c.counters[kRowsKept] * a.o.d - n_bad;
+      n = c.counters[kRowsKept] * a.o.d - (c.counters[kNan] + c.counters[kInf]);
       add_to(reinterpret_cast<int64_t*>(a.scratch.n_rows_kept), c.counters[kRowsKept]);
-    } else if (i == kZeros && f.counts && a.g.first_bin) {  // zeros lie outside the window
-      const unsigned long long zeros = c.zero_keys - (c.counters[kPads] - c.counters[kRowsKept] * a.o.d);
-      add_to(f.counts, zeros);
+    } else if (i == kZeros && f.counts) {
+      const uint32_t zeros = (a.g.first_bin ? c.zero_keys : table()[0]) - static_cast<uint32_t>(no_elements);
+      if (a.g.first_bin) add_to(f.counts, zeros);
+      else table()[0] = zeros;
       if (sizeof(typename T::Bits) == 2) n = zeros;
     }
     int64_t* const* const fields = &f.n_elements;  // n_tokens lies behind it, then the rest
     if (int64_t* const field = fields[i + (i > 0)]) add_to(field, n);
   }
-  // Counts, so that an instruction adds to neighbours. Each block begins elsewhere: blocks that end together do not meet in
-  // one cell.
-  const uint32_t n_bins = a.g.n_bins, turn = n_bins ? blockIdx.x * 7 * 128 % n_bins : 0;
-  uint32_t least = 0xFFFFFFFFu;
-#pragma unroll 8
-  for (uint32_t i = threadIdx.x; i < n_bins; i += blockDim.x) {
-    const uint32_t bin = i + turn < n_bins ? i + turn : i + turn - n_bins;
-    uint32_t n = table()[bin];
-    if (bin + a.g.first_bin == 0) {  // less the zeros that are no elements
-      n -= static_cast<uint32_t>(c.counters[kPads] - c.counters[kRowsKept] * a.o.d);
-      if (sizeof(typename T::Bits) == 2) add_to(f.n_zero, n);
-    }
-    if (n && table_knows_least<T>(a)) least = min(least, bin);
-    add_to(f.counts + a.g.first_bin + bin, n);
-  }
-  if (least != 0xFFFFFFFFu) atomicMin(&c.least, least);
+  __syncthreads();
+  flush_counts<T>(a);
   __syncthreads();
   if (a.mask && !a.ids) {
     const uint64_t begin = static_cast<uint64_t>(blockIdx.x) * piece_rows(a);

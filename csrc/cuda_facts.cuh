@@ -20,7 +20,7 @@ __device__ __forceinline__ int64_t sample_of(const Launch& a, uint32_t row, int6
 
 // The sums of n rows, of which each has n_sums. A warp of a team that is not its first has nothing else to tell: its part of
 // a row counts as a row of its own.
-static __device__ __noinline__ void fold_sums(const Launch& a, int n, int n_sums) {
+static __device__ __forceinline__ void fold_sums(const Launch& a, int n, int n_sums) {
   __syncwarp();
   const float* const sums = sums_of(a, n_sums) + lane_id() * sums_stride(n_sums);
   float sum = sums[0];
@@ -39,7 +39,7 @@ static __device__ __noinline__ void fold_sums(const Launch& a, int n, int n_sums
 }
 
 template <class T>
-__device__ __noinline__ void fold_facts(const Launch& a, int n) {
+__device__ __forceinline__ void fold_facts(const Launch& a, int n) {
   Control& c = control();
   const Fields& f = a.f;
   __syncwarp();
@@ -72,7 +72,7 @@ __device__ __noinline__ void fold_facts(const Launch& a, int n) {
     const bool inside = sample >= 0 && sample < a.o.n_samples;
     outside = __popc(__ballot_sync(kWarp, on && !inside));
     if (on && inside && __ldcg(f.sample_absmax + sample) < absmax)
-      atomicMax(reinterpret_cast<int*>(f.sample_absmax + sample), static_cast<int>(absmax_bits));
+      max_global(f.sample_absmax + sample, absmax_bits);
   }
 
   unsigned ratios = 0;
@@ -82,18 +82,15 @@ __device__ __noinline__ void fold_facts(const Launch& a, int n) {
     const int cell = has_ratio ? ratio_row(absmax) * kRatioCols + ratio_col(ratio) : -1;
     const unsigned same = __match_any_sync(kWarp, cell);
     if (cell >= 0 && __ffs(same) - 1 == lane_id())
-      atomicAdd(reinterpret_cast<unsigned long long*>(f.ratio_table + cell), static_cast<unsigned long long>(__popc(same)));
+      add_global(f.ratio_table + cell, __popc(same));
     add_exactly_warp(f.ratio_sum, ratio, has_finite);
     add_exactly_warp(f.ratio_square_sum, static_cast<double>(ratio) * ratio, has_finite);
   }
-  if (lane_id() == 0) {
-    count(kRowsKept, rows);
-    count(kPads, static_cast<unsigned long long>(n) * a.g.slots);
-    count(kZeroMedian, zero_median);
-    count(kMassiveTokens, massive);
-    count(kOutsideSamples, outside);
-    count(kRatios, ratios);
-  }
+  // A lane for each counter: they are loops of compare and swap.
+  const int lane = lane_id();
+  const unsigned mine = lane == kRowsKept ? rows : lane == kPads ? static_cast<unsigned>(n * a.g.slots) : lane == kZeroMedian ? zero_median
+                      : lane == kMassiveTokens ? massive : lane == kOutsideSamples ? outside : lane == kRatios ? ratios : 0;
+  count(static_cast<Counter>(lane), mine);
 
   // Records: few rows come near one, so those that do go through the lock one by one. Of rows that tie, only the first where
   // rows order as ids do, and none that ties with a record of an earlier row.

@@ -252,7 +252,7 @@ __global__ void __launch_bounds__(kWarps * 32, 1) probe_kernel(const __grid_cons
 #pragma unroll
   for (int c = 0; c < P; ++c) reinterpret_cast<uint4*>(shared + a.g.stage_at + warp_id() * kWarpStage)[c * 32 + lane_id()] = away[c];
   __syncthreads();
-  flush_peaks<T, P, kSide>(a, kWarpStage);
+  flush_peaks<T, kSide, kWarps, kTeam, kWarpStage>(a);
   block_close<T>(a);
 }
 

@@ -58,7 +58,7 @@ template <class T>
 __device__ __forceinline__ void offer_rows(const Launch& a, uint32_t row, uint32_t bits, bool on) {
   Control& c = control();
   const auto known_bar = [&] { return *static_cast<volatile unsigned long long*>(&c.bar); };
-  if (const unsigned long long key = list_key(a, bits, row); on && key > known_bar()) atomicMax(a.scratch.slots + row % a.o.topk, key);
+  if (const unsigned long long key = list_key(a, bits, row); on && key > known_bar()) max_global(a.scratch.slots + row % a.o.topk, key);
   Facts& facts = facts_of(a);
   const uint32_t old_row = facts.waiting_row[lane_id()], old_bits = facts.waiting_bits[lane_id()];
   const unsigned long long old_key = list_key(a, old_bits, old_row);

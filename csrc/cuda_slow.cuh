@@ -58,7 +58,7 @@ __device__ __noinline__ SlowFacts slow_row(const Launch& a, uint32_t row) {
     sum += is_negative ? -size : size;
     n_zero += magnitude == 0;
     if (size > __ldcg(a.f.channel_absmax + feature))
-      atomicMax(reinterpret_cast<int*>(a.f.channel_absmax + feature), static_cast<int>(T::wide(magnitude)));
+      max_global(a.f.channel_absmax + feature, T::wide(magnitude));
     if (a.f.counts) count_in_window(a, T::count_key(magnitude));
   });
   keep_ends(__reduce_max_sync(kWarp, positive), __reduce_max_sync(kWarp, negative), least);

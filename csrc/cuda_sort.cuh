@@ -41,7 +41,7 @@ static __device__ __noinline__ void sort_entries(uint32_t first, uint32_t n) {
 // counts on. A warp takes a slice of 8 chunks a lane, looks at their largest magnitudes, and reads again what matters:
 // testing each element of a row in one warp took 13 us.
 template <class T>
-__device__ __noinline__ void read_rows(const Launch& a, uint32_t n_rows, uint32_t bar) {
+__device__ __forceinline__ void read_rows(const Launch& a, uint32_t n_rows, uint32_t bar) {
   constexpr int kDeep = 8, kWide = 32 * kPerChunk<T>;
   const Entry* const order = arena();
   Entry* const buffer = arena() + a.g.n_order;
@@ -76,9 +76,10 @@ __device__ __noinline__ void read_rows(const Launch& a, uint32_t n_rows, uint32_
     }
     for (; hits; hits &= hits - 1) {
       const int64_t start = begin + (__ffs(hits) - 1) * kWide;
+      Chunk<T> chunk{load_chunk<T>(a, x, start)};  // again: 8 chunks cannot be named by a number
 #pragma unroll 1
       for (int64_t feature = start; feature < min(start + kPerChunk<T>, a.o.d); ++feature) {
-        const typename T::Bits bits = x[feature], magnitude = bits & (T::kSign - 1);
+        const typename T::Bits bits = chunk.next(), magnitude = bits & (T::kSign - 1);
         if (magnitude >= T::kInf || T::wide(magnitude) < bar) continue;
         const uint32_t at = atomicAdd(&control().n_buffered, 1u);
         if (at < a.g.n_buffer)
@@ -194,7 +195,9 @@ __device__ __forceinline__ uint32_t best_elements(const Launch& a) {
     if (lane_id() == 0) c.bar = risen;
   }
   __syncthreads();
-  const uint32_t topk = a.o.topk, n_warps = blockDim.x / 32, bar = bar_of_table<T>(a, magnitude_of_bar(c.bar));
+  const uint32_t topk = a.o.topk, n_warps = blockDim.x / 32;
+  uint32_t bar = magnitude_of_bar(c.bar);
+  if (bar == 0) bar = bar_of_table<T>(a, bar);
   // Rows in order, each entry with the row's place in the list.
   uint32_t n_rows = 0;
   Entry* const order = arena();

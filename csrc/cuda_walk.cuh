@@ -16,7 +16,7 @@ class Walk {
   bool more;           // whether there was a next tile
 
   __device__ __forceinline__ Walk(const Launch& a, int team)
-      : tile_(team < a.g.n_teams ? blockIdx.x * a.g.n_teams + team : a.n_tiles), left_(a.n_dealt) {
+      : tile_(team < a.g.n_teams ? team * gridDim.x + blockIdx.x : a.n_tiles), left_(a.n_dealt) {
     if (a.mask) kept_ = look_up(a, true);
     ask(a, true);
   }

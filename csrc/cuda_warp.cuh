@@ -60,8 +60,7 @@ __device__ __forceinline__ void add_exactly_warp(int64_t* bins, double addend, b
     const int leader = __ffs(todo) - 1;
     const bool mine = index == __shfl_sync(kWarp, index, leader);
     const int total = __reduce_add_sync(kWarp, mine ? mantissa : 0);
-    if (lane_id() == leader && total)
-      atomicAdd(reinterpret_cast<unsigned long long*>(bins + index), static_cast<unsigned long long>(int64_t{total}));
+    if (lane_id() == leader && total) add_global(bins + index, static_cast<unsigned long long>(int64_t{total}));
     todo &= ~__ballot_sync(kWarp, mine);
   }
 }

@@ -249,6 +249,9 @@ inline void and_in_place(uint32_t& word, uint32_t mask) { word &= mask; }
 inline uint32_t pick(bool first, uint32_t a, uint32_t b) { return first ? a : b; }
 inline float max_or_nan(float a, float b) { return isnan(a) || isnan(b) ? NAN : a > b ? a : b; }
 inline void wait_at(int barrier, int n_threads) { wait_in_block(barrier, n_threads); }
+inline void add_global(int64_t* at, unsigned long long n) { *at += n; }
+inline void max_global(float* at, uint32_t magnitude) { *at = std::max(*at, bits_float(magnitude)); }
+inline void max_global(unsigned long long* at, unsigned long long n) { *at = std::max(*at, n); }
 inline void add_and_ask(uint32_t* number, bool asks, uint32_t& answer) { if (asks) answer = (*number)++; }
 inline bool load_if(const uint8_t* from, bool valid) { return valid && *from; }
 inline void put_away(uint4* place, const uint4& v) { *place = v; }
