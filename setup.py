@@ -86,8 +86,7 @@ class BuildExtension(build_ext):
         targets = [f"-gencode=arch=compute_{t},code=sm_{t}" for t in names]
         # PTX, which the driver compiles for GPUs of the future.
         targets += ["-gencode=arch=compute_80,code=compute_80"] * ("80" in names)
-        threads = max(1, os.cpu_count() // 3)  # for the targets of one source, beside the sources
-        options = ["-std=c++17", "-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden", f"--threads={threads}"]
+        options = ["-std=c++17", "-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden", f"--threads={os.cpu_count()}"]
         Path(self.build_temp).mkdir(parents=True, exist_ok=True)
 
         def compile_one(source):

@@ -111,19 +111,19 @@ def overhead(name: str) -> list[dict]:
 
 
 def main() -> None:
+    device = re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower().removeprefix("nvidia ")).strip("-")
+    RESULTS.mkdir(exist_ok=True)
     rows = []
     for name in sys.argv[1:] or MODELS:
         rows += overhead(name)
         for row in rows[-3:]:
             print(" ".join(str(v) for v in list(row.values())[2:]), flush=True)
+        with open(RESULTS / f"model-overhead-{device}.csv", "w", newline="") as file:  # after each: the next may not fit
+            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
         gc.collect()  # 57 GiB of weights need the whole card: nothing of the last model may wait to be collected
         torch.cuda.empty_cache()
-    device = re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower().removeprefix("nvidia ")).strip("-")
-    RESULTS.mkdir(exist_ok=True)
-    with open(RESULTS / f"model-overhead-{device}.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ __device__ __forceinline__ uint32_t told(const WalkT& walk) {
 // kVectors: rows begin at multiples of 16 bytes and end there too. kTeam: whether several warps may share rows. kAll: what
 // is asked for is the table of counts, the medians of all tokens, and not int8_per_token; otherwise the launch says what.
 template <class T, int P, int R, int kSide, int kWarps, bool kVectors, bool kTeam, bool kAll>
-__global__ void __launch_bounds__(kWarps * 32, 1) probe_kernel(const __grid_constant__ Launch a) {
+__device__ __forceinline__ void probe(const Launch& a) {
   using Bits = typename T::Bits;
   using L = Lanes<R, kSide>;
   using TileT = Tile<T, P, R, kSide, kWarps, kVectors>;
@@ -129,12 +129,9 @@ __global__ void __launch_bounds__(kWarps * 32, 1) probe_kernel(const __grid_cons
         keep_ends(positive, negative, seeks ? tile.least(a, on, team.rank, team.size) : 0xFFFFFFFFu);
       }
       const float mean = static_cast<float>(team.template add<L>(a, tile.key_sum())) * a.g.per_key;
-      // Rows of few values would have all lanes add to the same counter, one addition after the other: their medians are
-      // found first, and counted by one addition each.
-      const bool flat = counts && all_medians && !__any_sync(kWarp, on && static_cast<float>(top_key) - mean >= 2);
 #pragma unroll
       for (int c = 0; c < P; ++c) tile.raise(c, peaks[c]);
-      if (counts && !flat)
+      if (counts)
 #pragma unroll
         for (int c = 0; c < (kAll ? P - P / 2 : P); ++c) tile.count(a, cells, c);
       int key = max(0, min(static_cast<int>(mean + offset), top_key));
@@ -172,33 +169,42 @@ __global__ void __launch_bounds__(kWarps * 32, 1) probe_kernel(const __grid_cons
       }
 
       uint32_t median = kUnneeded;  // in the bits of T
-      if (kAll || flat || __any_sync(kWarp, needs)) {
+      if (kAll || __any_sync(kWarp, needs)) {
         if (!needs) search.close();
         int turn = 1;
-        const auto learn = [&](uint32_t n, bool two) {
+        const auto learn = [&](bool counted, uint32_t n, bool two) {
           n = static_cast<uint32_t>(team.template add<L>(a, static_cast<int>(n)));
           const int less = n >> 16;
-          key = search.narrow(turn++, key, two ? key - 1 : key, less, less + (n & 0xFFFF), rank);
+          key = search.narrow(counted, turn++, key, two ? key - 1 : key, less, less + (n & 0xFFFF), rank);
         };
         if constexpr (kAll) {
           // The other half of the elements is counted during the first step: each fills the other's gaps.
           const bool two = !__any_sync(kWarp, on && key < TileT::kLeastKey);
-          if (two && !flat) {
+          if (two) {
             key |= (key & 0x3FF) == 0;
-            learn(tile.template around<true, false>(key, on, [&](int c) { tile.count(a, cells, P - P / 2 + c); }), true);
-          } else if (!flat) {
+            learn(search.open(), tile.template around<true, false>(key, on, [&](int c) { tile.count(a, cells, P - P / 2 + c); }), true);
+          } else {
 #pragma unroll
             for (int c = P - P / 2; c < P; ++c) tile.count(a, cells, c);
           }
         }
         while (__any_sync(kWarp, search.open())) {
+          bool counted = search.open();
+          if constexpr (TileT::kSparse) {
+            counted = counted && !search.is_next(rank);
+            if (!__any_sync(kWarp, counted)) {
+              const bool up = search.is_next_up(rank);
+              const int distance = tile.nearest(up, up ? search.below + 1 : search.enough);
+              if (search.open()) search.enough = up ? search.below + 1 + distance : search.enough - distance, search.close();
+              break;
+            }
+          }
           // Below and at a key at once, where that is possible for all rows; then no key may be the first of an octave.
-          const bool two = !__any_sync(kWarp, search.open() && key < TileT::kLeastKey);
+          const bool two = !__any_sync(kWarp, counted && key < TileT::kLeastKey);
           if (two) key |= (key & 0x3FF) == 0;
-          learn(two ? tile.template around<true>(key, search.open()) : tile.template around<false>(key, search.open()), two);
+          learn(counted, two ? tile.template around<true>(key, counted) : tile.template around<false>(key, counted), two);
         }
         median = search.enough;
-        if (flat) tile.count_but(a, cells, search.enough, team.rank == 0 ? search.n_enough - search.n_below : 0);
         if (needs) {
           width += 0.25f * (quotient(search.width, significand<T>(search.enough)) - width);
           offset += rate * (static_cast<float>(search.enough) + 0.5f - mean - offset), rate = 0.25f;
@@ -220,7 +226,7 @@ __global__ void __launch_bounds__(kWarps * 32, 1) probe_kernel(const __grid_cons
             word = max(words.below + 1, min(word, words.enough - 1));
             for (int turn = 1; __any_sync(kWarp, words.open()); ++turn) {
               const int n = team.template add<L>(a, tile.words_at_most(word));
-              word = words.narrow(turn, word, word, n, n, rank);
+              word = words.narrow(words.open(), turn, word, word, n, n, rank);
             }
             if (!listed) median = words.enough;
           }
@@ -254,6 +260,17 @@ __global__ void __launch_bounds__(kWarps * 32, 1) probe_kernel(const __grid_cons
   __syncthreads();
   flush_peaks<T, kSide, kWarps, kTeam, kWarpStage>(a);
   block_close<T>(a);
+}
+
+// Machine code of a kernel is made for the GPUs that the launcher picks it on; for others it is empty, so that four targets
+// compile in the time of two.
+template <class T, int P, int R, int kSide, int kWarps, bool kVectors, bool kTeam, bool kAll>
+__global__ void __launch_bounds__(kWarps * 32, 1) probe_kernel(const __grid_constant__ Launch a) {
+#ifdef __CUDA_ARCH__
+  if constexpr (!runs_on(__CUDA_ARCH__ / 10, T::kDtype, P, kAll)) return;
+  else
+#endif
+  probe<T, P, R, kSide, kWarps, kVectors, kTeam, kAll>(a);
 }
 
 // Rows too wide for any tile: a warp takes one at a time.

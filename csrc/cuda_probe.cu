@@ -107,6 +107,9 @@ CudaProbe::CudaProbe(const Fields& fields, const Options& options, Dtype dtype, 
   launch_.f = fields, launch_.o = options;
   lay_out(launch_.scratch, static_cast<char*>(scratch), n_sms_, options.topk);
   const DeviceGuard guard(device_);
+  cudaFuncAttributes attributes{};
+  check(cudaFuncGetAttributes(&attributes, kernels_of(dtype, true).front().function), "looking for machine code");
+  target_ = attributes.ptxVersion;
   for (const bool vectors : {false, true}) {
     Plan& p = plans_[vectors] = plan(vectors);
     if (p.shared_bytes > shared_) throw std::runtime_error("cuda backend: topk needs more shared memory than this device has");
@@ -131,6 +134,7 @@ CudaProbe::Plan CudaProbe::plan(bool vectors) const {
     if (kernel.pieces == 0 && !best.kernel.function) best = p;
     const int64_t lanes = 32 / std::max(kernel.side, 1);  // of a row
     if (!kernel.pieces || (kernel.all && !all) || (kernel.pieces > 4 && shared_ < kLarge)) continue;
+    if (!runs_on(target_, dtype_, kernel.pieces, kernel.all)) continue;
     for (int team = 1; team <= (kernel.team ? kernel.warps : 1); ++team) {
       if (team * lanes * kernel.pieces < row_pieces) continue;
       p.g.team = team;

@@ -91,6 +91,17 @@ struct Kernel {
   bool team, all;
 };
 
+// Whether a kernel for rows of `pieces` exists in code for compute capability `target`. Kernels for all statistics need
+// 227 KB of shared memory to be fast: sm_90 and, here for bfloat16, sm_100 have them. sm_120 has 99 KB, and no room for
+// many pieces.
+#ifdef __CUDACC__
+__host__ __device__
+#endif
+constexpr bool runs_on(int target, Dtype dtype, int pieces, bool all) {
+  if (all) return target >= 90 && target < (dtype == Dtype::bfloat16 ? 120 : 100);
+  return target < 120 || pieces <= 4;
+}
+
 class CudaProbe {
  public:
   // `scratch`: scratch_bytes() bytes of zeros on the device.
@@ -113,6 +124,7 @@ class CudaProbe {
   Launch launch_{};
   Dtype dtype_;
   int device_, n_sms_ = 0, shared_ = 0, major_ = 0;
+  int target_ = 0;  // the compute capability that the code in use was compiled for
   Plan plans_[2];  // for rows in pieces of 16 bytes, and for others
 };
 

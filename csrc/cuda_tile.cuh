@@ -119,6 +119,25 @@ struct Tile : Rows<T, P, R, kSide, kWarps, kVectors> {
     return all;
   }
 
+  // Whether rows have so few elements that most keys near the median have none: then the last steps of a search go from
+  // element to element.
+  static constexpr bool kSparse = k16 && P * L::kPerRow <= 80;
+  // How far the nearest key of each row lies from its keeper's `key`, which counts, too: upwards or downwards. Beyond lie
+  // numbers from 2^15: x - key, or ~x + key + 1, by halves.
+  __device__ __forceinline__ int nearest(bool up, int key) const {
+    const uint32_t line = up ? static_cast<uint32_t>(-key) << 16 : static_cast<uint32_t>(key + 1) << 16 | 0xFFFF;
+    uint32_t v[R];
+#pragma unroll
+    for (int p = 0; p < R; ++p) {
+      const uint32_t both = L::of(line, p), flip = __byte_perm(both, 0, 0x1010), add = __byte_perm(both, 0, 0x3232);
+      uint32_t least = 0xFFFFFFFFu;
+#pragma unroll
+      for (int i = 0; i < kWords; ++i) least = __viaddmin_u16x2(w[p][i] ^ flip, add, least);
+      v[p] = min(least & 0xFFFF, least >> 16);
+    }
+    return static_cast<int>(L::fold(v, Min()));
+  }
+
   // How many float32 elements of each row have a magnitude of at most its keeper's.
   __device__ __forceinline__ int words_at_most(uint32_t magnitude) const {
     int v[R];
@@ -148,28 +167,6 @@ struct Tile : Rows<T, P, R, kSide, kWarps, kVectors> {
 #endif
 #pragma unroll
     for (int p = 0; p < R; ++p) add_ones<!k16>(cells, w[p][4 * c], w[p][4 * c + 1], w[p][4 * c + 2], w[p][4 * c + 3]);
-  }
-
-  // The same for all elements whose key is not their keeper's, of which there are n_equal.
-  __device__ __forceinline__ void count_but(const Launch& a, uint32_t cells, int key, int n_equal) const {
-#pragma unroll
-    for (int p = 0; p < R; ++p) {
-      const uint32_t skip = L::of(static_cast<uint32_t>(key), p);
-#pragma unroll
-      for (int i = 0; i < kWords; ++i)
-#pragma unroll
-        for (int half = k16 ? 0 : 1; half < 2; ++half) {
-          const uint32_t other = half ? w[p][i] >> 16 : w[p][i] & 0xFFFF;
-          if (other != skip) count_one(a, cells, other, 1);
-        }
-    }
-    if (L::pass() < R && L::first() && n_equal) count_one(a, cells, key, n_equal);
-  }
-  __device__ static __forceinline__ void count_one(const Launch& a, uint32_t cells, uint32_t key, uint32_t n) {
-#if __CUDA_ARCH__ >= 1200
-    if (a.g.first_bin) return count_in_window(a, key, n);
-#endif
-    add_shared(cells + key * 4, n);
   }
 
   // Whether this lane has a magnitude of zero.

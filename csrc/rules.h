@@ -67,6 +67,7 @@ MAXACT_FN float bits_float(uint32_t bits) {
 // Element types. `Bits` holds one element, `wide` widens a magnitude (bits without the sign) to the bits of the same
 // magnitude as float32, `count_key` is its cell in the table of counts. Wider bits order as magnitudes do.
 struct BFloat16 {
+  static constexpr Dtype kDtype = Dtype::bfloat16;
   using Bits = uint16_t;
   static constexpr Bits kSign = 0x8000, kInf = 0x7F80;
   static MAXACT_FN uint32_t wide(Bits magnitude) { return static_cast<uint32_t>(magnitude) << 16; }
@@ -74,6 +75,7 @@ struct BFloat16 {
 };
 
 struct Float16 {
+  static constexpr Dtype kDtype = Dtype::float16;
   using Bits = uint16_t;
   static constexpr Bits kSign = 0x8000, kInf = 0x7C00;
   static MAXACT_FN uint32_t wide(Bits magnitude) {
@@ -85,6 +87,7 @@ struct Float16 {
 };
 
 struct Float32 {
+  static constexpr Dtype kDtype = Dtype::float32;
   using Bits = uint32_t;
   static constexpr Bits kSign = 0x80000000u, kInf = kInfinity;
   static MAXACT_FN uint32_t wide(Bits magnitude) { return magnitude; }

@@ -42,6 +42,9 @@ uint32_t halves(uint32_t a, uint32_t b, Op op) {
 inline uint32_t __vmaxu2(uint32_t a, uint32_t b) { return halves<uint16_t>(a, b, [](auto x, auto y) { return x > y ? x : y; }); }
 inline uint32_t __vminu2(uint32_t a, uint32_t b) { return halves<uint16_t>(a, b, [](auto x, auto y) { return x < y ? x : y; }); }
 inline uint32_t __vimax3_u16x2(uint32_t a, uint32_t b, uint32_t c) { return __vmaxu2(__vmaxu2(a, b), c); }
+inline uint32_t __viaddmin_u16x2(uint32_t a, uint32_t b, uint32_t c) {
+  return __vminu2(((a & 0xFFFF) + (b & 0xFFFF) & 0xFFFF) | ((a >> 16) + (b >> 16)) << 16, c);
+}
 inline uint32_t __vimin3_u16x2(uint32_t a, uint32_t b, uint32_t c) { return __vminu2(__vminu2(a, b), c); }
 inline uint32_t __vimax3_s16x2(uint32_t a, uint32_t b, uint32_t c) {
   const auto two = [](uint32_t a, uint32_t b) { return halves<int16_t>(a, b, [](auto x, auto y) { return x > y ? x : y; }); };

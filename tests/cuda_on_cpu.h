@@ -281,6 +281,8 @@ inline cudaError_t cudaSetDevice(int) { return 0; }
 inline cudaError_t cudaGetDeviceCount(int* n) { *n = 1; return 0; }
 inline cudaError_t cudaDriverGetVersion(int* version) { *version = 1; return 0; }
 inline cudaError_t cudaFuncSetAttribute(const void*, int, int) { return 0; }
+struct cudaFuncAttributes { int ptxVersion; };
+inline cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void*) { return attributes->ptxVersion = 90, 0; }
 template <class = void>
 cudaError_t cudaLaunchKernel(const void* function, dim3 grid, dim3 block, void** arguments, size_t n_shared, cudaStream_t) {
   using maxact::cuda::Launch;

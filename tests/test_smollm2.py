@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from probes import assert_agrees
 
 from maxact import attach, measure
 from maxact.corpus import Corpus, load_corpus
 from maxact.models import load_model
 from maxact.run import Run
+from maxact_kernels import ProbeState
 
 CHANNEL, BORN, GONE = 507, 11, 29  # the massive channel, the layer that makes it, the one that takes it away
 
@@ -80,3 +82,24 @@ def test_logits_are_the_same_to_the_last_bit_with_the_probe_attached(smollm2):
         with attach(smollm2.model, sites="gemm"):
             probed = smollm2.model(**ids).logits
     assert torch.equal(bare, probed)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_a_run_on_a_gpu_equals_the_cpu_run_on_the_same_tensors(smollm2_directory, texts, monkeypatch):
+    update, twins = ProbeState.update, {}
+
+    def update_both(state, x, mask=None, token_ids=None):
+        update(state, x, mask, token_ids)
+        options = {name: value for name, value in state.options.to_json().items() if name not in ("d", "dtype")}
+        _, twin, seen = twins.setdefault(state.key, (state, ProbeState(state.d, x.dtype, "cpu", **options), []))
+        update(twin, x.cpu(), mask.cpu(), token_ids.cpu())
+        seen.append(x[mask].flatten().cpu())
+
+    model = load_model(smollm2_directory, dtype="bfloat16", device="cuda")
+    monkeypatch.setattr(ProbeState, "update", update_both)
+    run = measure(model.model, model.tokenizer, texts, bos=True, sites="gemm", tokens_per_batch=2048)
+    assert len(twins) == len(run.sites)
+    for state, twin, seen in twins.values():
+        assert state.device.type == "cuda"
+        assert_agrees(state, twin, torch.cat(seen))
