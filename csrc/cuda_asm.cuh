@@ -116,9 +116,14 @@ __device__ __forceinline__ void copies_end() { asm volatile("cp.async.commit_gro
 template <int kBut>
 __device__ __forceinline__ void copies_arrived() { asm volatile("cp.async.wait_group %0;" ::"n"(kBut) : "memory"); }
 
-// What others may change, read by all lanes at once, so that all have the same.
+// What other threads may write or read meanwhile, without a lock: one access, of at most 8 bytes.
 template <class V>
-__device__ __forceinline__ V read_together(const V& place) { return *static_cast<const volatile V*>(&place); }
+__device__ __forceinline__ V read_now(const V& place) { return *static_cast<const volatile V*>(&place); }
+template <class V>
+__device__ __forceinline__ void write_now(V& place, V value) { *static_cast<volatile V*>(&place) = value; }
+// The same by all lanes at once, so that all have the same.
+template <class V>
+__device__ __forceinline__ V read_together(const V& place) { return read_now(place); }
 // Hides from the compiler where a number comes from.
 __device__ __forceinline__ void hide(int& number) { asm volatile("" : "+r"(number)); }
 // In place: of an ordinary `and` the compiler would keep the operand too, to do it again.

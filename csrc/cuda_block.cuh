@@ -25,6 +25,7 @@ enum Counter {
 };
 
 constexpr uint32_t kNoRow = 0xFFFFFFFFu;
+constexpr long long kNoRecord = -0x40000000000000;  // the key of nan, below that of any row
 constexpr int kMostWarps = 16;  // of a block
 // Of a warp: its part of what teams exchange (two turns of 16 rows), and of the list of elements that may be medians.
 constexpr int kExchangeBytes = 2 * 16 * 16, kListRoom = 256;
@@ -42,6 +43,7 @@ struct Control {
   uint32_t zero_keys;  // where the table is a window without them
   uint32_t positive, negative, least;  // patterns: largest of each sign (0: none yet), smallest where one is missing
   unsigned long long bar;  // see list_key: what topk rows of the stream, or its kth element, are known to reach
+  long long ratio_key, peak_key;  // the list_keys of the record's tokens, by r_t and by m_t: read without the lock
   uint32_t worst_at, n_listed, n_buffered, lock;
 };
 
@@ -95,6 +97,7 @@ __device__ __forceinline__ void block_begin(const Launch& a) {
   if (threadIdx.x == 0) {
     const float nan = bits_float(0x7FC00000u), inf = bits_float(kInfinity);
     c.record = {{nan, nan, nan, kNoToken}, {nan, nan, nan, kNoToken}, kNoToken, kNoToken, -inf, inf, 0, 0};
+    c.ratio_key = c.peak_key = kNoRecord;
     c.worst_key = 0, c.zero_keys = 0, c.positive = 0, c.negative = 0, c.least = 0xFFFFFFFFu, c.n_listed = 0, c.n_buffered = 0, c.lock = 0;
     c.bar = isnan(kth) ? 0 : static_cast<unsigned long long>(float_bits(kth) & 0x7FFFFFFFu) << 32;
   }
@@ -123,7 +126,7 @@ __device__ __forceinline__ void keep_tied(uint32_t bits, uint32_t n, bool on) {
   acquire(&c.lock);
   for (; todo; todo &= todo - 1) {
     if (lane_id() == __ffs(todo) - 1) {
-      if (bits > c.record.absmax_bits) c.record.absmax_bits = bits, c.record.n_absmax = 0;
+      if (bits > c.record.absmax_bits) write_now(c.record.absmax_bits, bits), c.record.n_absmax = 0;
       if (bits == c.record.absmax_bits) c.record.n_absmax += n;
     }
     __syncwarp();
@@ -154,7 +157,7 @@ __device__ __forceinline__ unsigned long long read_bar(const Launch& a) {
   unsigned long long smallest = ~0ull;
   for (int i = lane_id(); i < a.o.topk; i += 32) smallest = min(smallest, __ldcg(a.scratch.slots + i));
   smallest = reduce_warp(smallest, Min());
-  return max(smallest, *static_cast<volatile unsigned long long*>(&control().bar));
+  return max(smallest, read_now(control().bar));
 }
 __device__ __forceinline__ uint32_t magnitude_of_bar(unsigned long long bar) { return static_cast<uint32_t>(bar >> 32); }
 

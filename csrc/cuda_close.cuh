@@ -191,7 +191,8 @@ __device__ __forceinline__ void close_books(const Launch& a, uint32_t n_entries)
   __syncthreads();
   if (threadIdx.x == 0) {
     *a.f.n_tokens = first_token + static_cast<int64_t>(n_rows);
-    *a.scratch.n_rows_kept = 0, *a.scratch.n_entries = 0, *a.scratch.n_asked = 0;
+    *a.scratch.n_rows_kept = 0, *a.scratch.n_asked = 0;
+    write_now(*a.scratch.n_entries, 0u);  // nothing orders it after the last additions but their answers
   }
   for (int i = threadIdx.x; i < a.o.topk; i += blockDim.x) a.scratch.slots[i] = 0;
 }

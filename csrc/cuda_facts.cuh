@@ -60,7 +60,7 @@ __device__ __forceinline__ void fold_facts(const Launch& a, int n) {
   const Token token{absmax, median, ratio, id};
 
   const uint32_t largest = __reduce_max_sync(kWarp, absmax_bits);
-  if (lane_id() == 0 && largest > c.record.absmax_bits && f.counts && sizeof(typename T::Bits) == 2)
+  if (lane_id() == 0 && largest > read_now(c.record.absmax_bits) && f.counts && sizeof(typename T::Bits) == 2)
     atomicMax(&c.record.absmax_bits, largest);
 
   const unsigned rows = __popc(__ballot_sync(kWarp, on));
@@ -92,23 +92,23 @@ __device__ __forceinline__ void fold_facts(const Launch& a, int n) {
                       : lane == kMassiveTokens ? massive : lane == kOutsideSamples ? outside : lane == kRatios ? ratios : 0;
   count(static_cast<Counter>(lane), mine);
 
-  // Records: few rows come near one, so those that do go through the lock one by one. Of rows that tie, only the first where
-  // rows order as ids do, and none that ties with a record of an earlier row.
-  const volatile BlockRecord& r = c.record;
-  const auto near_record = [&](bool has, uint32_t bits, const volatile float& kept, const volatile int64_t& kept_id) {
-    const uint32_t most = __reduce_max_sync(kWarp, has ? bits : 0);
-    const bool candidate = has && bits == most && !(bits_float(bits) < kept) && !(bits_float(bits) == kept && id >= kept_id);
-    const uint32_t first = __reduce_min_sync(kWarp, candidate ? row : kNoRow);
-    return candidate && (a.ids || row == first);
+  // Records: few rows come near one, so those that do go through the lock one by one. Of rows that tie, only the first, and
+  // where rows order as ids do none that ties with a record of an earlier row.
+  const long long peak_key = list_key(a, absmax_bits, row), ratio_key = list_key(a, float_bits(ratio), row);
+  const auto near_record = [&](bool has, long long key, const long long& kept) {
+    const uint32_t bits = static_cast<uint32_t>(key >> 32), most = __reduce_max_sync(kWarp, has ? bits : 0);
+    const bool candidate = has && bits == most && key >= read_now(kept);
+    const int64_t first = a.ids ? reduce_warp(candidate ? id : kNoToken, Min()) : __reduce_min_sync(kWarp, candidate ? row : kNoRow);
+    return candidate && id == first;
   };
-  const bool peak = near_record(known, absmax_bits, r.peak.absmax, r.peak.id);
-  const bool widest = near_record(known && absmax > 0, float_bits(ratio), r.ratio.ratio, r.ratio.id);
+  const bool peak = near_record(known, peak_key, c.peak_key);
+  const bool widest = near_record(known && absmax > 0, ratio_key, c.ratio_key);
   if (unsigned todo = __ballot_sync(kWarp, peak || widest)) {
     acquire(&c.lock);
     for (; todo; todo &= todo - 1) {
       if (lane_id() == __ffs(todo) - 1) {
-        if (larger_peak(token, c.record.peak)) c.record.peak = token;
-        if (absmax > 0 && larger_ratio(token, c.record.ratio)) c.record.ratio = token;
+        if (larger_peak(token, c.record.peak)) c.record.peak = token, write_now(c.peak_key, peak_key);
+        if (absmax > 0 && larger_ratio(token, c.record.ratio)) c.record.ratio = token, write_now(c.ratio_key, ratio_key);
       }
       __syncwarp();
     }

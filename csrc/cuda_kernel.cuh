@@ -142,9 +142,8 @@ __device__ __forceinline__ void probe(const Launch& a) {
         if (!(k16 && counts) || !all_medians) {
           // What the table of counts or the medians of all tokens would have told. The warps of a team go by what the
           // first of them reads of a record: it moves under them.
-          const BlockRecord& r = ctl.record;
-          const Slice record = team.template first<L>(
-              a, {read_together(r.absmax_bits), read_together(r.ratio.ratio), read_together(r.peak.absmax), 0});
+          const auto kept = [](const long long& key) { return bits_float(static_cast<uint32_t>(read_together(key) >> 32)); };
+          const Slice record = team.template first<L>(a, {read_together(ctl.record.absmax_bits), kept(ctl.ratio_key), kept(ctl.peak_key), 0});
           const float m = bits_float(wide(top)), best = record.ratio, peak = record.peak;
           // A ratio of at least `reach` needs a median of at most m_t / reach; a little more is allowed for rounding.
           const float reach = quotient(m, m > a.o.t_abs ? fminf(best, a.o.t_ratio) : best) * 1.00001f;

@@ -21,7 +21,7 @@ __device__ __forceinline__ void find_worst(const Launch& a) {
   }
   if (lane_id() == 0) {
     control().worst = worst, control().worst_at = at;
-    *static_cast<volatile unsigned long long*>(&control().worst_key) = list_key(a, worst.bits, worst.token);
+    write_now(control().worst_key, list_key(a, worst.bits, worst.token));
   }
 }
 
@@ -57,16 +57,15 @@ __device__ __forceinline__ void wait_for_none(const Launch& a) { facts_of(a).wai
 template <class T>
 __device__ __forceinline__ void offer_rows(const Launch& a, uint32_t row, uint32_t bits, bool on) {
   Control& c = control();
-  const auto known_bar = [&] { return *static_cast<volatile unsigned long long*>(&c.bar); };
-  if (const unsigned long long key = list_key(a, bits, row); on && key > known_bar()) max_global(a.scratch.slots + row % a.o.topk, key);
+  if (const unsigned long long key = list_key(a, bits, row); on && key > read_now(c.bar)) max_global(a.scratch.slots + row % a.o.topk, key);
   Facts& facts = facts_of(a);
   const uint32_t old_row = facts.waiting_row[lane_id()], old_bits = facts.waiting_bits[lane_id()];
   const unsigned long long old_key = list_key(a, old_bits, old_row);
   facts.waiting_row[lane_id()] = on ? row : kNoRow, facts.waiting_bits[lane_id()] = bits;
-  if (!__any_sync(kWarp, old_row != kNoRow && old_key >= known_bar())) return;
+  if (!__any_sync(kWarp, old_row != kNoRow && old_key >= read_now(c.bar))) return;
   const unsigned long long bar = read_bar(a);
   if (lane_id() == 0) atomicMax(&c.bar, bar);
-  const unsigned long long worst = *static_cast<volatile unsigned long long*>(&c.worst_key);
+  const unsigned long long worst = read_now(c.worst_key);
   unsigned todo = __ballot_sync(kWarp, old_row != kNoRow && old_key >= bar && old_key >= worst);
   for (; todo; todo &= todo - 1) {
     const int lane = __ffs(todo) - 1;

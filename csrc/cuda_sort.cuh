@@ -48,7 +48,7 @@ __device__ __forceinline__ void read_rows(const Launch& a, uint32_t n_rows, uint
   const uint32_t slices = static_cast<uint32_t>((a.o.d + kDeep * kWide - 1) / (kDeep * kWide));
 #pragma unroll 1
   for (uint32_t i = warp_id(); i < n_rows * slices; i += blockDim.x / 32) {
-    if (*static_cast<volatile uint32_t*>(&control().n_buffered) > a.g.n_buffer) return;
+    if (read_now(control().n_buffered) > a.g.n_buffer) return;
     const uint32_t listed = i / slices;
     const auto* x = row_at<T>(a, list_rows(a)[order[listed].feature_sign]);
     const int64_t begin = static_cast<int64_t>(i % slices) * kDeep * kWide + lane_id() * kPerChunk<T>;
@@ -192,7 +192,7 @@ __device__ __forceinline__ uint32_t best_elements(const Launch& a) {
   // By now all rows of other blocks are done too, or nearly: the bar has risen.
   if (warp_id() == 0) {
     const unsigned long long risen = read_bar(a);
-    if (lane_id() == 0) c.bar = risen;
+    if (lane_id() == 0) write_now(c.bar, risen);
   }
   __syncthreads();
   const uint32_t topk = a.o.topk, n_warps = blockDim.x / 32;

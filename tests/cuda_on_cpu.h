@@ -1,22 +1,18 @@
-// CUDA's words for a CPU, in place of csrc/cuda_asm.cuh, so that the kernels run where no GPU is (test_cuda_on_cpu.py). Each
-// thread of a block is a fiber; what threads do together waits until all are there. Blocks run one after the other, of a
-// device of N_MULTIPROCESSORS. Lanes of a warp that wait at different places, and threads that wait for ever, end the
-// process with a sentence.
+// CUDA's words for a CPU, in place of csrc/cuda_asm.cuh, so that the kernels run where no GPU is (test_cuda_on_cpu.py), and
+// so that ThreadSanitizer can see their races (test_cuda_races.py).
 #pragma once
 
 #include <math.h>
-#include <ucontext.h>
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <memory>
+#include <initializer_list>
 #include <type_traits>
-#include <vector>
 
 #include "cuda_numbers_on_cpu.h"
+#include "cuda_threads_on_cpu.h"
 
 #define __device__
 #define __host__
@@ -33,108 +29,17 @@ struct uint4 { uint32_t x, y, z, w; };
 struct float4 { float x, y, z, w; };
 inline uint2 make_uint2(uint32_t x, uint32_t y) { return {x, y}; }
 inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
-struct dim3 {
-  unsigned x, y, z;
-  dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
-};
-inline dim3 threadIdx, blockIdx, blockDim, gridDim;
-
-namespace maxact::cuda {
-inline __attribute__((aligned(128))) char shared[232448];
-}
-
-namespace on_cpu {
-
-[[noreturn]] inline void fail(const char* sentence, const char* a = "", const char* b = "") {
-  fprintf(stderr, "block %u, thread %u: %s %s %s\n", blockIdx.x, threadIdx.x, sentence, a, b);
-  fflush(stderr);
-  abort();
-}
-
-struct Fiber {
-  ucontext_t context;
-  std::unique_ptr<char[]> stack{new char[kStack]};
-  const uint64_t* waits_for = nullptr;  // until it is no longer `seen`
-  uint64_t seen = 0;
-  bool done = false;
-  static constexpr size_t kStack = 1 << 17;
-};
-struct Warp {
-  uint64_t generation = 0;
-  int n_here = 0;
-  const char* where = "";
-  uint32_t words[2][32][6];
-};
-struct Barrier {
-  uint64_t generation = 0;
-  unsigned n_here = 0;
-};
-inline std::vector<Fiber> fibers;
-inline std::vector<Warp> warps;
-inline Barrier barriers[16];
-inline ucontext_t scheduler;
-inline void (*body)();
-
-inline void pause(const uint64_t* until_changed = nullptr) {
-  Fiber& me = fibers[threadIdx.x];
-  me.waits_for = until_changed, me.seen = until_changed ? *until_changed : 0;
-  swapcontext(&me.context, &scheduler);
-}
-
-// All lanes of a warp give up to six words, and see what all gave.
-inline uint32_t (*meet(const char* where, std::initializer_list<uint32_t> mine))[6] {
-  Warp& warp = warps[threadIdx.x / 32];
-  auto* words = warp.words[warp.generation & 1];
-  std::copy(mine.begin(), mine.end(), words[threadIdx.x % 32]);
-  if (warp.n_here == 0) warp.where = where;
-  if (strcmp(warp.where, where)) fail("lanes of a warp wait at", warp.where, where);
-  if (++warp.n_here == 32) warp.n_here = 0, ++warp.generation;
-  else pause(&warp.generation);
-  return words;
-}
-
-inline void start() {
-  body();
-  fibers[threadIdx.x].done = true;
-  swapcontext(&fibers[threadIdx.x].context, &scheduler);
-}
-
-inline void run_block(unsigned n_threads) {
-  fibers = std::vector<Fiber>(n_threads);
-  warps = std::vector<Warp>(n_threads / 32);
-  for (Barrier& barrier : barriers) barrier = {};
-  for (Fiber& fiber : fibers) {
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack.get(), fiber.context.uc_stack.ss_size = Fiber::kStack;
-    makecontext(&fiber.context, start, 0);
-  }
-  // A missing barrier shows where the threads' order changes a result: REVERSED runs them from the last to the first.
-  const bool reversed = getenv("REVERSED");
-  for (int idle = 0; idle < 10000; ++idle) {  // passes in which nobody could go on but those that spin
-    bool all_done = true;
-    for (unsigned place = 0; place < n_threads; ++place) {
-      const unsigned i = reversed ? n_threads - 1 - place : place;
-      Fiber& fiber = fibers[i];
-      all_done &= fiber.done;
-      if (fiber.done || (fiber.waits_for && *fiber.waits_for == fiber.seen)) continue;
-      if (fiber.waits_for) idle = 0;
-      threadIdx.x = i;
-      swapcontext(&scheduler, &fiber.context);
-      if (fiber.done) idle = 0;
-    }
-    if (all_done) return;
-  }
-  for (threadIdx.x = 0; fibers[threadIdx.x].done; ++threadIdx.x) {}
-  fail("waits for ever; its warp was last at", warps[threadIdx.x / 32].where);
-}
-
-}  // namespace on_cpu
-
 // The warp's words
 
-inline void __syncwarp() { on_cpu::meet("__syncwarp", {}); }
+UNSEEN inline void __syncwarp() {
+  on_cpu::Warp& warp = on_cpu::block.warps[threadIdx.x / 32];
+  char* const turn = &warp.turns[warp.generation & 1];
+  races::come_before(turn);
+  on_cpu::meet("__syncwarp", {});
+  races::come_after(turn);
+}
 template <class V>
-V __shfl_sync(unsigned, V value, int lane, int = 32) {
+UNSEEN V __shfl_sync(unsigned, V value, int lane, int = 32) {
   uint64_t bits = 0;
   memcpy(&bits, &value, sizeof(V));
   const auto* from = on_cpu::meet("__shfl_sync", {static_cast<uint32_t>(bits), static_cast<uint32_t>(bits >> 32)})[lane & 31];
@@ -149,7 +54,7 @@ V __shfl_up_sync(unsigned mask, V value, int n) {
   const int lane = threadIdx.x % 32;
   return __shfl_sync(mask, value, lane < n ? lane : lane - n);
 }
-inline unsigned __ballot_sync(unsigned, bool vote) {
+UNSEEN inline unsigned __ballot_sync(unsigned, bool vote) {
   const auto* votes = on_cpu::meet("__ballot_sync", {vote});
   unsigned all = 0;
   for (int i = 0; i < 32; ++i) all |= votes[i][0] << i;
@@ -157,14 +62,14 @@ inline unsigned __ballot_sync(unsigned, bool vote) {
 }
 inline bool __any_sync(unsigned mask, bool vote) { return __ballot_sync(mask, vote) != 0; }
 template <class V>
-unsigned __match_any_sync(unsigned, V value) {
+UNSEEN unsigned __match_any_sync(unsigned, V value) {
   const auto* words = on_cpu::meet("__match_any_sync", {static_cast<uint32_t>(value)});
   unsigned same = 0;
   for (int i = 0; i < 32; ++i) same |= (words[i][0] == static_cast<uint32_t>(value)) << i;
   return same;
 }
 template <class V, class Op>
-V reduce(const char* where, V value, Op op) {
+UNSEEN V reduce(const char* where, V value, Op op) {
   const auto* words = on_cpu::meet(where, {static_cast<uint32_t>(value)});
   V all = static_cast<V>(words[0][0]);
   for (int i = 1; i < 32; ++i) all = op(all, static_cast<V>(words[i][0]));
@@ -173,24 +78,64 @@ V reduce(const char* where, V value, Op op) {
 template <class V> V __reduce_max_sync(unsigned, V v) { return reduce("__reduce_max_sync", v, [](V a, V b) { return a > b ? a : b; }); }
 template <class V> V __reduce_min_sync(unsigned, V v) { return reduce("__reduce_min_sync", v, [](V a, V b) { return a < b ? a : b; }); }
 template <class V> V __reduce_add_sync(unsigned, V v) { return reduce("__reduce_add_sync", v, [](V a, V b) { return static_cast<V>(a + b); }); }
-inline void wait_in_block(int barrier, unsigned n_threads) {
-  on_cpu::Barrier& b = on_cpu::barriers[barrier];
+UNSEEN inline void wait_in_block(int barrier, unsigned n_threads) {
+  on_cpu::Barrier& b = on_cpu::block.barriers[barrier];
+  char* const turn = &b.turns[b.generation & 1];
+  races::come_before(turn);
   if (++b.n_here == n_threads) b.n_here = 0, ++b.generation;
   else on_cpu::pause(&b.generation);
+  races::come_after(turn);
 }
 inline void __syncthreads() { wait_in_block(0, blockDim.x); }
 inline void __nanosleep(unsigned) { on_cpu::pause(); }
-inline void __threadfence() {}
-inline void __threadfence_block() {}
+inline void __threadfence_block() { races::fence(on_cpu::block.fences[0]); }
+inline void __threadfence() { races::fence(on_cpu::block.fences[1]), __threadfence_block(); }
 
-// Memory. Fibers change places only where they wait, so nothing needs to be atomic.
+// Memory. Fibers change places only where they wait, so two accesses are as good as one; that they are atomic is for the
+// check of races. Of atomics only those that locks and the count of blocks use order anything: from the rest no thread
+// may conclude what others did.
 
-template <class V, class W> V atomicAdd(V* at, W n) { const V old = *at; *at = old + static_cast<V>(n); return old; }
-template <class V, class W> V atomicMax(V* at, W n) { const V old = *at; *at = max(old, static_cast<V>(n)); return old; }
-template <class V, class W> V atomicMin(V* at, W n) { const V old = *at; *at = min(old, static_cast<V>(n)); return old; }
-template <class V, class W> V atomicExch(V* at, W n) { const V old = *at; *at = static_cast<V>(n); return old; }
-template <class V> V atomicCAS(V* at, V expected, V n) { const V old = *at; if (old == expected) *at = n; return old; }
-template <class V> V __ldcg(const V* at) { return *at; }
+inline bool is_shared(const void* at) {
+  using maxact::cuda::shared;
+  return at >= shared && at < shared + sizeof(shared);
+}
+inline races::Fences& fences_of(const void* at) { return on_cpu::block.fences[!is_shared(at)]; }
+template <class V>
+V read_now(const V& place) {
+  V value;
+  __atomic_load(&place, &value, __ATOMIC_RELAXED);
+  return value;
+}
+template <class V>
+void write_now(V& place, V value) { __atomic_store(&place, &value, __ATOMIC_RELAXED); }
+template <class V, class Op>
+V change(V* at, Op op) {
+  const V old = read_now(*at);
+  write_now(*at, static_cast<V>(op(old)));
+  return old;
+}
+template <class V, class W> V atomicMax(V* at, W n) { return change(at, [&](V old) { return max<V, V>(old, n); }); }
+template <class V, class W> V atomicMin(V* at, W n) { return change(at, [&](V old) { return min<V, V>(old, n); }); }
+template <class V, class W>
+V atomicAdd(V* at, W n) {
+  const bool counts_blocks = sizeof(V) == 4 && !is_shared(at);
+  if (counts_blocks) races::changed(fences_of(at), at), races::read(fences_of(at), at);
+  return change(at, [&](V old) { return old + static_cast<V>(n); });
+}
+template <class V, class W>
+V atomicExch(V* at, W n) {
+  races::changed(fences_of(at), at);
+  return change(at, [&](V) { return n; });
+}
+template <class V>
+V atomicCAS(V* at, V expected, V n) {
+  races::read(fences_of(at), at);
+  return change(at, [&](V old) { return old == expected ? n : old; });
+}
+template <class V> V __ldcg(const V* at) {
+  if constexpr (sizeof(V) <= 8) return read_now(*at);
+  else return *at;
+}
 template <class V> V __ldg(const V* at) { return *at; }
 
 // csrc/cuda_asm.cuh
@@ -204,7 +149,7 @@ inline int lane_id() { return threadIdx.x % 32; }
 inline int warp_id() { return threadIdx.x / 32; }
 
 template <class T>
-void mma(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
+UNSEEN void mma(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
   const auto* words = on_cpu::meet("mma", {a0, a1, a2, a3, b0, b1});
   const auto value = [](uint32_t pattern) -> double {
     return std::is_same_v<T, BFloat16> ? bits_float(pattern << 16) : from_half(static_cast<uint16_t>(pattern));
@@ -229,7 +174,7 @@ inline uint32_t shared_address(const void* p) { return __cvta_generic_to_shared(
 inline uint4 load_shared(uint32_t at) { return at_shared<uint4>(at); }
 inline void store_shared(uint32_t at, const uint4& v) { at_shared<uint4>(at) = v; }
 inline void store_shared(uint32_t at, float v) { at_shared<float>(at) = v; }
-inline void add_shared(uint32_t at, uint32_t n) { at_shared<uint32_t>(at) += n; }
+inline void add_shared(uint32_t at, uint32_t n) { change(&at_shared<uint32_t>(at), [&](uint32_t old) { return old + n; }); }
 template <bool kUpper>
 void add_ones(uint32_t base, uint32_t w0, uint32_t w1, uint32_t w2, uint32_t w3) {
   for (const uint32_t w : {w0, w1, w2, w3}) {
@@ -237,22 +182,39 @@ void add_ones(uint32_t base, uint32_t w0, uint32_t w1, uint32_t w2, uint32_t w3)
     add_shared(base + (w >> 16) * 4, 1);
   }
 }
-inline void copy_async(uint32_t to, const void* from) { memcpy(shared + to, from, 16); }
-inline void copies_end() {}
-template <int>
-void copies_arrived() {}
+// A copy is written when its thread has waited for it, which nobody else sees before a barrier.
+UNSEEN inline void copy_async(uint32_t to, const void* from) {
+  on_cpu::Fiber& me = on_cpu::me();
+  if (me.n_copies == 64) on_cpu::fail("has too many copies on their way");
+  me.copies[me.n_copies++] = {to, me.n_groups, from};
+}
+UNSEEN inline void copies_end() { ++on_cpu::me().n_groups; }
+inline void write_copy(uint32_t to, const void* from) { at_shared<uint4>(to) = *static_cast<const uint4*>(from); }
+template <int kBut>
+UNSEEN void copies_arrived() {
+  on_cpu::Fiber& me = on_cpu::me();
+  uint32_t n_left = 0;
+  for (uint32_t i = 0; i < me.n_copies; ++i) {
+    const on_cpu::Copy copy = me.copies[i];
+    if (copy.group + kBut < me.n_groups) write_copy(copy.to, copy.from);
+    else me.copies[n_left++] = copy;
+  }
+  me.n_copies = n_left;
+}
 inline float quotient(float a, float b) { return a / b; }
 template <class V>
-V read_together(const V& place) { return __shfl_sync(kWarp, place, 0); }
+V read_together(const V& place) { return __shfl_sync(kWarp, read_now(place), 0); }
 inline void hide(int&) {}
 inline void and_in_place(uint32_t& word, uint32_t mask) { word &= mask; }
 inline uint32_t pick(bool first, uint32_t a, uint32_t b) { return first ? a : b; }
 inline float max_or_nan(float a, float b) { return isnan(a) || isnan(b) ? NAN : a > b ? a : b; }
 inline void wait_at(int barrier, int n_threads) { wait_in_block(barrier, n_threads); }
-inline void add_global(int64_t* at, unsigned long long n) { *at += n; }
-inline void max_global(float* at, uint32_t magnitude) { *at = std::max(*at, bits_float(magnitude)); }
-inline void max_global(unsigned long long* at, unsigned long long n) { *at = std::max(*at, n); }
-inline void add_and_ask(uint32_t* number, bool asks, uint32_t& answer) { if (asks) answer = (*number)++; }
+inline void add_global(int64_t* at, unsigned long long n) { change(at, [&](int64_t old) { return old + n; }); }
+inline void max_global(float* at, uint32_t magnitude) { change(at, [&](float old) { return max(old, bits_float(magnitude)); }); }
+inline void max_global(unsigned long long* at, unsigned long long n) { atomicMax(at, n); }
+inline void add_and_ask(uint32_t* number, bool asks, uint32_t& answer) {
+  if (asks) answer = change(number, [](uint32_t old) { return old + 1; });
+}
 inline bool load_if(const uint8_t* from, bool valid) { return valid && *from; }
 inline void put_away(uint4* place, const uint4& v) { *place = v; }
 inline uint4 take_back(const uint4* place) { return *place; }
@@ -284,17 +246,20 @@ inline cudaError_t cudaFuncSetAttribute(const void*, int, int) { return 0; }
 struct cudaFuncAttributes { int ptxVersion; };
 inline cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void*) { return attributes->ptxVersion = 90, 0; }
 template <class = void>
-cudaError_t cudaLaunchKernel(const void* function, dim3 grid, dim3 block, void** arguments, size_t n_shared, cudaStream_t) {
-  using maxact::cuda::Launch;
+UNSEEN cudaError_t cudaLaunchKernel(const void* function, dim3 grid, dim3 block, void** arguments, size_t n_shared, cudaStream_t) {
+  using maxact::cuda::Launch, maxact::cuda::shared;
   static const void* kernel;
   static const Launch* launch;
   kernel = function, launch = static_cast<const Launch*>(arguments[0]);
-  if (n_shared > sizeof(maxact::cuda::shared)) return 1;
+  if (n_shared > maxact::cuda::kShared) return 1;
   gridDim = grid, blockDim = block;
+  on_cpu::host = __tsan_get_current_fiber();
   on_cpu::body = [] { reinterpret_cast<void (*)(Launch)>(const_cast<void*>(kernel))(*launch); };
   for (blockIdx.x = 0; blockIdx.x < grid.x; ++blockIdx.x) {
-    memset(maxact::cuda::shared, 0xAA, sizeof(maxact::cuda::shared));  // nobody may rely on what was there
+    races::renew(shared);
+    memset(shared, 0xAA, sizeof(shared));  // nobody may rely on what was there
     on_cpu::run_block(block.x);
   }
+  races::come_after(&on_cpu::launch_done);
   return 0;
 }
