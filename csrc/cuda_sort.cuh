@@ -192,6 +192,7 @@ __device__ __forceinline__ uint32_t best_elements(const Launch& a) {
   // By now all rows of other blocks are done too, or nearly: the bar has risen.
   if (warp_id() == 0) {
     const unsigned long long risen = read_bar(a);
+    __syncwarp();  // all lanes have read the old one
     if (lane_id() == 0) write_now(c.bar, risen);
   }
   __syncthreads();

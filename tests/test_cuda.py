@@ -88,7 +88,7 @@ def test_a_tensor_on_another_gpu_than_the_current_is_measured_there(x):
 
 def test_a_state_from_the_gpu_merges_with_one_from_the_cpu(x):
     gpu = fused_probe(x, backend="cuda")
-    cpu = fused_probe(x.cpu())
+    cpu = fused_probe(x.cpu(), backend="reference")
     gpu.merge(cpu)
     twice = fused_probe(x, backend="cuda")
     twice.merge(fused_probe(x, backend="cuda"))
