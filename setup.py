@@ -37,7 +37,7 @@ def say(sentence):
 
 
 def cuda_targets():
-    """The GPUs to make machine code for, as compute capabilities without the dot: each takes three minutes on two cores."""
+    """The GPUs to make machine code for, as compute capabilities without the dot: each takes two minutes on two cores."""
     if "MAXACT_CUDA_TARGETS" in os.environ:
         return os.environ["MAXACT_CUDA_TARGETS"].split()
     here = []
