@@ -18,15 +18,14 @@ pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or shutil.which("g++") is None, reason="no g++, or no ucontext.h as glibc has it"
 )
 
-# One of each kind of what keeps threads apart: the file, the line, and the case that shows a race without it.
+# One of each kind of what keeps threads of a block apart: the file, the line, and the case that shows a race without it.
+# (Fences between blocks order nothing that is seen here: blocks run one after the other.)
 ORDERS = {
     "lanes": ("cuda_facts.cuh", "  __syncwarp();\n  const float* const sums", "rows side by side"),
     "warps": ("cuda_kernel.cuh", "  __syncthreads();\n  flush_peaks", "rows side by side"),
     "a team": ("cuda_team.cuh", "    meet();\n    Sum all = 0", "teams"),
-    "holders of the lock": ("cuda_warp.cuh", "  __threadfence_block();\n  __syncwarp();\n  if", "rows side by side"),
+    "holders of the lock": ("cuda_warp.cuh", "  __threadfence_block();\n  __syncwarp();\n  if", "one row a tile"),
     "those who ask for it": ("cuda_warp.cuh", "  __syncwarp();\n  __threadfence_block();\n}", "one row a tile"),
-    "blocks": ("cuda_end.cuh", "  __threadfence();\n  __syncthreads();", "rows side by side"),
-    "the last block": ("cuda_end.cuh", "  __threadfence();\n  close_books", "rows side by side"),
 }
 
 
