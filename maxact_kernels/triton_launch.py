@@ -1,0 +1,197 @@
+"""From a run of rows to launches of the Triton kernels: which kernel, compiled for what, with which arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+import torch
+import triton
+from triton.compiler import ASTSource
+
+from . import triton_book as B
+from .layout import Run
+from .triton_count import FINE_BINS, WIDE_BINS
+from .triton_fold import fold_kernel
+from .triton_list import list_kernel, order_kernel
+from .triton_read import read_kernel
+from .triton_shapes import shape_for
+
+KINDS = {"bfloat16": 0, "float16": 1, "float32": 2}
+MAX_ROWS = 1 << 22  # of one launch: 32 bytes a row are kept between the kernels
+MAX_ELEMENTS = 1 << 32  # of one launch: 32 bits count what ties
+INTERPRETED = triton.knobs.runtime.interpret
+_ROW_BYTES, _ROW_BYTES_INT8 = 32, 64
+_TYPES = {"capacity": "i64", "inner": "i32", "inner_stride": "i64", "outer_stride": "i64", "t_abs": "fp32", "t_ratio": "fp32"}
+_POINTERS = {"x_ptr": "*i32", "mask_ptr": "*i8"}
+
+
+def source(kernel, constants: dict, aligned: tuple[str, ...]) -> ASTSource:
+    """A kernel with its constants; of the pointers `aligned` the addresses are multiples of 16."""
+    names = kernel.arg_names
+    signature = {
+        name: _POINTERS.get(name, "*i64") if name.endswith("_ptr") else _TYPES.get(name, "i32")
+        for name in names
+        if name not in constants
+    }
+    attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in aligned}
+    return ASTSource(kernel, signature, constants, attributes)
+
+
+def options_for(num_warps: int) -> dict:
+    """No product and sum become one operation unless the kernel says so: the bits must not depend on the compiler."""
+    return {"num_warps": num_warps, "num_stages": 1, "enable_fp_fusion": False}
+
+
+class Launch:
+    """A kernel compiled for this GPU, or the interpreter's; called with its arguments but the constants."""
+
+    def __init__(self, kernel, constants: dict, num_warps: int, aligned: tuple[str, ...] = ()):
+        if INTERPRETED:
+            self.call = lambda grid, stream, *arguments: kernel[(grid,)](*arguments, **constants)
+            return
+        compiled = triton.compile(
+            source(kernel, constants, ("book_ptr", "rows_ptr", *aligned)), options=options_for(num_warps)
+        )
+        run, rest = compiled.run, (None,) * len(constants)  # `run` first: it loads the machine code
+        function, metadata = compiled.function, compiled.packed_metadata
+
+        def call(grid, stream, *arguments):
+            run(grid, 1, 1, stream, function, metadata, None, None, None, *arguments, *rest)
+
+        self.call = call
+
+
+class Plan:
+    """The launches of an update for one set of options, on one device."""
+
+    def __init__(self, o, device: int, aligned: bool, masked: bool, named: bool):
+        kind, topk = KINDS[o.dtype], triton.next_power_of_2(o.topk)
+        words = o.d if o.dtype == "float32" else -(-o.d // 2)
+        shape = shape_for(words)
+        arch, n_sms = _device(device)
+        packed = not INTERPRETED and arch >= 90
+        bins = 0 if not o.counts or INTERPRETED or arch == 0 else FINE_BINS if o.dtype == "float16" else WIDE_BINS
+        pieces = 4 if INTERPRETED else B.N_FOLDING
+        common = {"KIND": kind, "NAMED": named}
+        lists = {**common, "MASKED": masked, "MAX_TOPK": topk, "N_PIECES": B.N_FOLDING}
+        ids = ("ids_ptr",) if named else ()
+        self.shape = shape
+        self.read = _launch(
+            read_kernel,
+            R=shape.rows,
+            L=shape.length,
+            K=shape.chunks,
+            ALIGNED=aligned,
+            **common,
+            MASKED=masked,
+            COUNTS=o.counts,
+            MEDIANS=o.medians,
+            INT8=o.int8_per_token,
+            PACKED=packed,
+            N_BINS=bins,
+            num_warps=shape.warps,
+            aligned=("x_ptr",) if aligned else (),
+        )
+        self.fold = _launch(
+            fold_kernel,
+            **common,
+            MEDIANS=o.medians,
+            INT8=o.int8_per_token,
+            SAMPLES=o.n_samples > 0,
+            MAX_TOPK=topk,
+            num_warps=4,
+        )
+        self.list = _launch(list_kernel, **lists, num_warps=4)
+        self.order = _launch(order_kernel, **lists, MINE=32, OTHERS=256 if not INTERPRETED else 1024, num_warps=4)
+        self.n_programs = min(shape.programs * n_sms, B.MAX_PROGRAMS)
+        self.n_pieces = pieces
+        self.n_lists = self.n_orders = n_sms
+        self.unit = (4 if o.dtype == "float32" else 8) if aligned else 1
+
+
+@lru_cache
+def _launch(kernel, num_warps: int, aligned: tuple[str, ...] = (), **constants) -> Launch:
+    return Launch(kernel, constants, num_warps, aligned)
+
+
+@lru_cache
+def _device(device: int | None) -> tuple[int, int]:
+    """(compute capability of an NVIDIA GPU, 80 or more, else 0; multiprocessors)"""
+    if INTERPRETED:
+        return 0, 2
+    target = triton.runtime.driver.active.get_current_target()
+    n_sms = triton.runtime.driver.active.utils.get_device_properties(device)["multiprocessor_count"]
+    return (target.arch if target.backend == "cuda" else 0), n_sms
+
+
+class Handle:
+    """A state's book, its scratch, and the plans for its options."""
+
+    def __init__(self, state):
+        o, self.options, self.device = state.options, state.options, state.device
+        with torch.inference_mode(False):
+            self.book = torch.zeros(B.N_WORDS, dtype=torch.int64, device=state.device)
+            # At most topk - i elements of the i-th candidate row, and those that the state has.
+            self.entries = torch.zeros(3 * (o.topk * (o.topk + 1) // 2 + o.topk), dtype=torch.int64, device=state.device)
+        addresses = [state.fields[name].data_ptr() if name in state.fields else 0 for name in B.FIELDS]
+        self.book[: len(addresses)] = torch.tensor(addresses)
+        self.book[B.ENTRIES.value] = self.entries.data_ptr()
+        self.book_address = self.book.data_ptr()
+        self.plans: dict[tuple[bool, bool, bool], Plan] = {}
+        self.capacity, self.rows, self.rows_address = 0, None, 0
+        self.row_bytes = _ROW_BYTES_INT8 if o.int8_per_token else _ROW_BYTES
+        self.element_bytes = getattr(torch, o.dtype).itemsize
+
+    def update(self, run: Run) -> None:
+        for segment in _segments(run, self.options.d, self.element_bytes):
+            self._launch(*segment)
+
+    def _launch(self, x, n_rows, inner, inner_stride, outer_stride, mask, ids) -> None:
+        o, unit = self.options, 16 // self.element_bytes
+        aligned = not (x % 16 or inner_stride % unit or outer_stride % unit or o.d % unit)
+        key = (aligned, mask != 0, ids != 0)
+        plan = self.plans.get(key)
+        if plan is None:
+            plan = self.plans[key] = Plan(o, self.device.index, *key)
+        if n_rows > self.capacity:
+            self._grow(n_rows)
+        book, rows, capacity, d, topk = self.book_address, self.rows_address, self.capacity, o.d, o.topk
+        stream = 0 if INTERPRETED else triton.runtime.driver.active.get_current_stream(self.device.index)
+        n_programs = min(plan.n_programs, -(-n_rows // plan.shape.rows))
+        n_pieces = min(plan.n_pieces, -(-n_rows // 512))
+        plan.read.call(
+            n_programs, stream, x, mask, ids, book, rows, n_rows, inner, inner_stride // plan.unit,
+            outer_stride // plan.unit, capacity, d, topk, o.t_abs, o.t_ratio)  # fmt: skip
+        plan.fold.call(
+            n_pieces, stream, x, ids, book, rows, n_rows, inner, inner_stride, outer_stride, capacity, d, topk, o.t_abs,
+            o.t_ratio, o.n_samples)  # fmt: skip
+        plan.list.call(
+            plan.n_lists, stream, x, ids, book, rows, n_rows, inner, inner_stride, outer_stride, capacity, d, topk,
+            n_pieces)  # fmt: skip
+        plan.order.call(
+            plan.n_orders, stream, ids, book, rows, n_rows, capacity, topk, n_pieces, n_programs)  # fmt: skip
+
+    def _grow(self, n_rows: int) -> None:
+        self.capacity = -(-n_rows // 256) * 256
+        with torch.inference_mode(False):
+            self.rows = torch.empty(self.capacity * self.row_bytes, dtype=torch.uint8, device=self.device)
+        self.rows_address = self.rows.data_ptr()
+
+
+def _segments(run: Run, d: int, element_bytes: int) -> Iterator[Run]:
+    """The run in parts of at most MAX_ROWS rows and MAX_ELEMENTS elements."""
+    x, n_rows, inner, inner_stride, outer_stride, mask, ids = run
+    most = max(1, min(MAX_ROWS, MAX_ELEMENTS // d))
+    if n_rows <= most:
+        yield run
+        return
+    step = most // inner * inner  # whole outer rows, or parts of one
+    first = 0
+    while first < n_rows:
+        left = n_rows - first if step else inner - first % inner
+        n = min(step or most, left)
+        at = x + element_bytes * (first // inner * outer_stride + first % inner * inner_stride)
+        part = (n, inner, inner_stride, outer_stride) if step else (n, n, inner_stride, 0)
+        yield at, *part, mask and mask + first, ids and ids + 8 * first
+        first += n
