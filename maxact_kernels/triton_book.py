@@ -16,12 +16,12 @@ FIELDS = (
 ).split()
 # Zero between updates. The first three only grow while the tensor is read, so that a row that does not reach them can change
 # no record; they are bits of float32, the second with the row (peak_key).
-SHARED = "best_ratio best_peak best_absmax positive negative from_least n_candidates n_kept".split()
+SHARED = "best_ratio best_peak best_absmax positive negative from_least n_candidates n_kept n_slow".split()
 NUMBERS = "n_entries entries".split()  # how many elements are listed, and where: triton_list.py
 
 _names = FIELDS + SHARED + NUMBERS
 vars().update({name.upper(): tl.constexpr(i) for i, name in enumerate(_names)})
-N_SHARED = tl.constexpr(len(SHARED))  # 8: _close() of triton_list.py
+N_SHARED = tl.constexpr(len(SHARED))
 MAX_TOPK, MAX_PROGRAMS, N_FOLDING = 1024, 4096, 256
 SLOTS = tl.constexpr(len(_names))  # topk words, zero between updates: row_key
 TIED = tl.constexpr(SLOTS.value + MAX_TOPK)  # of each program of read_kernel: a magnitude and how often it has it
@@ -47,6 +47,14 @@ def add(book_ptr, NAME: tl.constexpr, n):
     """Add to a counter of the state."""
     if n > 0:
         tl.atomic_add(field(book_ptr, NAME, tl.int64), n.to(tl.int64), sem="relaxed")
+
+
+@triton.jit
+def leave_tied(book_ptr, program, bits, n):
+    """The largest of magnitudes, one a lane, with how many elements have it, for order_kernel."""
+    most = tl.max(bits, axis=0)
+    n_most = tl.sum(tl.where(bits == most, n.to(tl.int64) & 4294967295, 0), axis=0)
+    tl.store(book_ptr + TIED + program, (most.to(tl.int64) << 32) | n_most)
 
 
 @triton.jit

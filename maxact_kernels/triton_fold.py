@@ -79,7 +79,7 @@ def fold_kernel(
             for i in tl.static_range(4):
                 int8 = B.column(rows_ptr, capacity, B.INT8, tl.float64) + i * capacity.to(tl.int64)
                 addends = tl.load(int8 + row, mask=inside, other=0.0)
-                add_exactly(B.field(book_ptr, B.INT8_SQUARE_SUM.value + i, tl.int64), addends, on)
+                add_exactly(B.field(book_ptr, B.INT8_SQUARE_SUM + i, tl.int64), addends, on)
 
         # Of the rows in the order (m_t descending, id) the k first hold all of the k largest elements.
         wanted = (top >= 0) & (B.row_key(top, row, id, NAMED) >= bar) & (top >= last)
@@ -111,7 +111,10 @@ def fold_kernel(
     # An id of 2^63 - 1 is a name like any other: what tells that there is none is the feature.
     feature = tl.min(tl.where(bad[0] == id, bad[1], 0x7FFFFFFF), axis=0)
     tl.store(folded + 8, feature.to(tl.int64))
-    tl.store(book_ptr + B.KEPT + pid, tl.sum(n_kept, axis=0).to(tl.int64))
+    kept = tl.sum(n_kept, axis=0).to(tl.int64)
+    tl.store(book_ptr + B.KEPT + pid, kept)
+    tl.atomic_add(book_ptr + B.N_KEPT, kept, sem="relaxed")
+    B.add(book_ptr, B.N_ELEMENTS, kept * d)
     B.add(book_ptr, B.N_MASSIVE_TOKENS, tl.sum(n_massive, axis=0))
     B.add(book_ptr, B.N_ZERO_MEDIAN, tl.sum(n_zero_median, axis=0))
     B.add(book_ptr, B.N_OUTSIDE_SAMPLES, tl.sum(n_outside, axis=0))

@@ -4,115 +4,116 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 import triton
 from triton.compiler import ASTSource
 
 from . import triton_book as B
+from .fields import Options
 from .layout import Run
 from .triton_count import FINE_BINS, WIDE_BINS
 from .triton_fold import fold_kernel
 from .triton_list import list_kernel, order_kernel
 from .triton_read import read_kernel
 from .triton_shapes import shape_for
+from .triton_slow import slow_kernel
 
 KINDS = {"bfloat16": 0, "float16": 1, "float32": 2}
 MAX_ROWS = 1 << 22  # of one launch: 32 bytes a row are kept between the kernels
-MAX_ELEMENTS = 1 << 32  # of one launch: 32 bits count what ties
+MAX_ELEMENTS = 1 << 31  # of one launch: programs count in 32 bits
 INTERPRETED = triton.knobs.runtime.interpret
 _ROW_BYTES, _ROW_BYTES_INT8 = 32, 64
 _TYPES = {"capacity": "i64", "inner": "i32", "inner_stride": "i64", "outer_stride": "i64", "t_abs": "fp32", "t_ratio": "fp32"}
 _POINTERS = {"x_ptr": "*i32", "mask_ptr": "*i8"}
 
 
-def source(kernel, constants: dict, aligned: tuple[str, ...]) -> ASTSource:
+class Kernel(NamedTuple):
     """A kernel with its constants; of the pointers `aligned` the addresses are multiples of 16."""
-    names = kernel.arg_names
-    signature = {
-        name: _POINTERS.get(name, "*i64") if name.endswith("_ptr") else _TYPES.get(name, "i32")
-        for name in names
-        if name not in constants
+
+    function: object
+    constants: tuple[tuple[str, object], ...]
+    warps: int
+    aligned: tuple[str, ...] = ("book_ptr", "rows_ptr")
+
+    def source(self) -> ASTSource:
+        names, constants = self.function.arg_names, dict(self.constants)
+        signature = {
+            name: _POINTERS.get(name, "*i64") if name.endswith("_ptr") else _TYPES.get(name, "i32")
+            for name in names
+            if name not in constants
+        }
+        attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in self.aligned if name in names}
+        return ASTSource(self.function, signature, constants, attributes)
+
+    def compile(self, target=None):
+        # No product and sum become one operation unless the kernel says so: bits must not depend on the compiler.
+        options = {"num_warps": self.warps, "num_stages": 1, "enable_fp_fusion": False}
+        return triton.compile(self.source(), target=target, options=options)
+
+
+def kernels(o: Options, arch: int, aligned: bool, masked: bool, named: bool) -> dict[str, Kernel]:
+    """The kernels of an update, in the order in which they run. arch: of an NVIDIA GPU, 80 or more; 0: none. aligned: rows
+    begin at multiples of 16 bytes and end there too."""
+    words = o.d if o.dtype == "float32" else -(-o.d // 2)
+    shape = shape_for(words)
+    common = {"KIND": KINDS[o.dtype], "NAMED": named}
+    reads = {**common, "MASKED": masked, "COUNTS": o.counts, "INT8": o.int8_per_token}
+    lists = {**common, "MASKED": masked, "MAX_TOPK": triton.next_power_of_2(o.topk), "N_PIECES": B.N_FOLDING}
+    folds = {"MEDIANS": o.medians, "INT8": o.int8_per_token, "SAMPLES": o.n_samples > 0}
+    tiles = {}
+    if shape is not None:
+        bins = 0 if not o.counts or not arch else FINE_BINS if o.dtype == "float16" else WIDE_BINS
+        tiles = {"R": shape.rows, "L": shape.length, "K": shape.chunks, "AHEAD": shape.ahead, "ALIGNED": aligned,
+                 "MEDIANS": o.medians, "PACKED": arch >= 90, "N_BINS": bins}  # fmt: skip
+    parts = {
+        "read": (read_kernel, {**tiles, **reads}, shape.warps if shape else 0),
+        "slow": (slow_kernel, {**reads, "ALL": shape is None}, 4),
+        "fold": (fold_kernel, {**common, **folds, "MAX_TOPK": lists["MAX_TOPK"]}, 4),
+        "list": (list_kernel, lists, 4),
+        "order": (order_kernel, {**lists, "MINE": 32, "OTHERS": 256 if arch else 1024}, 4),
     }
-    attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in aligned}
-    return ASTSource(kernel, signature, constants, attributes)
+    pointers = ("book_ptr", "rows_ptr", "x_ptr") if aligned else ("book_ptr", "rows_ptr")
+    return {
+        name: Kernel(function, tuple(constants.items()), warps, pointers)
+        for name, (function, constants, warps) in parts.items()
+        if warps
+    }
 
 
-def options_for(num_warps: int) -> dict:
-    """No product and sum become one operation unless the kernel says so: the bits must not depend on the compiler."""
-    return {"num_warps": num_warps, "num_stages": 1, "enable_fp_fusion": False}
+@lru_cache
+def launcher(kernel: Kernel):
+    """A function (number of programs, stream, arguments but the constants) that launches a kernel on this GPU."""
+    if INTERPRETED:
+        constants = dict(kernel.constants)
+        return lambda grid, stream, *arguments: kernel.function[(grid,)](*arguments, **constants)
+    compiled = kernel.compile()
+    # Triton's own way from arguments to a kernel takes several times as long. `run` first: it loads the machine code.
+    run, rest = compiled.run, (None,) * len(kernel.constants)
+    function, metadata = compiled.function, compiled.packed_metadata
 
+    def launch(grid, stream, *arguments):
+        run(grid, 1, 1, stream, function, metadata, None, None, None, *arguments, *rest)
 
-class Launch:
-    """A kernel compiled for this GPU, or the interpreter's; called with its arguments but the constants."""
-
-    def __init__(self, kernel, constants: dict, num_warps: int, aligned: tuple[str, ...] = ()):
-        if INTERPRETED:
-            self.call = lambda grid, stream, *arguments: kernel[(grid,)](*arguments, **constants)
-            return
-        compiled = triton.compile(
-            source(kernel, constants, ("book_ptr", "rows_ptr", *aligned)), options=options_for(num_warps)
-        )
-        run, rest = compiled.run, (None,) * len(constants)  # `run` first: it loads the machine code
-        function, metadata = compiled.function, compiled.packed_metadata
-
-        def call(grid, stream, *arguments):
-            run(grid, 1, 1, stream, function, metadata, None, None, None, *arguments, *rest)
-
-        self.call = call
+    return launch
 
 
 class Plan:
     """The launches of an update for one set of options, on one device."""
 
-    def __init__(self, o, device: int, aligned: bool, masked: bool, named: bool):
-        kind, topk = KINDS[o.dtype], triton.next_power_of_2(o.topk)
-        words = o.d if o.dtype == "float32" else -(-o.d // 2)
-        shape = shape_for(words)
+    def __init__(self, o: Options, device: int | None, aligned: bool, masked: bool, named: bool):
         arch, n_sms = _device(device)
-        packed = not INTERPRETED and arch >= 90
-        bins = 0 if not o.counts or INTERPRETED or arch == 0 else FINE_BINS if o.dtype == "float16" else WIDE_BINS
-        pieces = 4 if INTERPRETED else B.N_FOLDING
-        common = {"KIND": kind, "NAMED": named}
-        lists = {**common, "MASKED": masked, "MAX_TOPK": topk, "N_PIECES": B.N_FOLDING}
-        ids = ("ids_ptr",) if named else ()
-        self.shape = shape
-        self.read = _launch(
-            read_kernel,
-            R=shape.rows,
-            L=shape.length,
-            K=shape.chunks,
-            ALIGNED=aligned,
-            **common,
-            MASKED=masked,
-            COUNTS=o.counts,
-            MEDIANS=o.medians,
-            INT8=o.int8_per_token,
-            PACKED=packed,
-            N_BINS=bins,
-            num_warps=shape.warps,
-            aligned=("x_ptr",) if aligned else (),
+        shape = shape_for(o.d if o.dtype == "float32" else -(-o.d // 2))
+        launches = {name: launcher(kernel) for name, kernel in kernels(o, arch, aligned, masked, named).items()}
+        self.read, self.slow, self.fold, self.list, self.order = (
+            launches.get(name) for name in ("read", "slow", "fold", "list", "order")
         )
-        self.fold = _launch(
-            fold_kernel,
-            **common,
-            MEDIANS=o.medians,
-            INT8=o.int8_per_token,
-            SAMPLES=o.n_samples > 0,
-            MAX_TOPK=topk,
-            num_warps=4,
-        )
-        self.list = _launch(list_kernel, **lists, num_warps=4)
-        self.order = _launch(order_kernel, **lists, MINE=32, OTHERS=256 if not INTERPRETED else 1024, num_warps=4)
-        self.n_programs = min(shape.programs * n_sms, B.MAX_PROGRAMS)
-        self.n_pieces = pieces
-        self.n_lists = self.n_orders = n_sms
+        self.n_programs = min(shape.programs * n_sms, B.MAX_PROGRAMS - n_sms) if shape else 0
+        self.rows = shape.rows if shape else 1
+        self.n_pieces = 4 if INTERPRETED else B.N_FOLDING
+        self.n_slow = self.n_lists = self.n_orders = n_sms
         self.unit = (4 if o.dtype == "float32" else 8) if aligned else 1
-
-
-@lru_cache
-def _launch(kernel, num_warps: int, aligned: tuple[str, ...] = (), **constants) -> Launch:
-    return Launch(kernel, constants, num_warps, aligned)
 
 
 @lru_cache
@@ -158,19 +159,23 @@ class Handle:
             self._grow(n_rows)
         book, rows, capacity, d, topk = self.book_address, self.rows_address, self.capacity, o.d, o.topk
         stream = 0 if INTERPRETED else triton.runtime.driver.active.get_current_stream(self.device.index)
-        n_programs = min(plan.n_programs, -(-n_rows // plan.shape.rows))
+        n_programs = min(plan.n_programs, -(-n_rows // plan.rows))
         n_pieces = min(plan.n_pieces, -(-n_rows // 512))
-        plan.read.call(
-            n_programs, stream, x, mask, ids, book, rows, n_rows, inner, inner_stride // plan.unit,
-            outer_stride // plan.unit, capacity, d, topk, o.t_abs, o.t_ratio)  # fmt: skip
-        plan.fold.call(
+        if plan.read is not None:
+            plan.read(
+                n_programs, stream, x, mask, ids, book, rows, n_rows, inner, inner_stride // plan.unit,
+                outer_stride // plan.unit, capacity, d, topk, o.t_abs, o.t_ratio)  # fmt: skip
+        plan.slow(
+            plan.n_slow, stream, x, mask, ids, book, rows, n_rows, inner, inner_stride, outer_stride, capacity, d, topk,
+            o.t_abs, o.t_ratio, n_programs)  # fmt: skip
+        plan.fold(
             n_pieces, stream, x, ids, book, rows, n_rows, inner, inner_stride, outer_stride, capacity, d, topk, o.t_abs,
             o.t_ratio, o.n_samples)  # fmt: skip
-        plan.list.call(
+        plan.list(
             plan.n_lists, stream, x, ids, book, rows, n_rows, inner, inner_stride, outer_stride, capacity, d, topk,
             n_pieces)  # fmt: skip
-        plan.order.call(
-            plan.n_orders, stream, ids, book, rows, n_rows, capacity, topk, n_pieces, n_programs)  # fmt: skip
+        plan.order(
+            plan.n_orders, stream, ids, book, rows, n_rows, capacity, topk, n_pieces, n_programs + plan.n_slow)  # fmt: skip
 
     def _grow(self, n_rows: int) -> None:
         self.capacity = -(-n_rows // 256) * 256

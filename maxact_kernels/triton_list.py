@@ -108,7 +108,7 @@ def _list_row(x_ptr, book_ptr, offset, d, id, top, least, most, KIND: tl.constex
 
 @triton.jit
 def order_kernel(
-    ids_ptr, book_ptr, rows_ptr, n_rows, capacity, topk, n_pieces, n_read_programs, KIND: tl.constexpr,
+    ids_ptr, book_ptr, rows_ptr, n_rows, capacity, topk, n_pieces, n_ties, KIND: tl.constexpr,
     MASKED: tl.constexpr, NAMED: tl.constexpr, MAX_TOPK: tl.constexpr, N_PIECES: tl.constexpr, MINE: tl.constexpr,
     OTHERS: tl.constexpr,
 ):  # fmt: skip
@@ -116,7 +116,7 @@ def order_kernel(
     book_ptr = book_ptr.to(tl.pointer_type(tl.int64))
     pid, n_programs = tl.program_id(0), tl.num_programs(0) - 1
     if pid == n_programs:
-        _close(book_ptr, rows_ptr, n_rows, capacity, topk, n_pieces, n_read_programs, KIND, MASKED, NAMED, MAX_TOPK, N_PIECES)
+        _close(book_ptr, rows_ptr, n_rows, capacity, topk, n_pieces, n_ties, KIND, MASKED, NAMED, MAX_TOPK, N_PIECES)
     else:
         n = tl.load(book_ptr + B.N_ENTRIES).to(tl.int32)
         entries = B.field(book_ptr, B.ENTRIES, tl.int64)
@@ -146,7 +146,7 @@ def order_kernel(
 
 
 @triton.jit
-def _close(book_ptr, rows_ptr, n_rows, capacity, topk, n_pieces, n_read_programs, KIND: tl.constexpr,
+def _close(book_ptr, rows_ptr, n_rows, capacity, topk, n_pieces, n_ties, KIND: tl.constexpr,
            MASKED: tl.constexpr, NAMED: tl.constexpr, MAX_TOPK: tl.constexpr, N_PIECES: tl.constexpr):  # fmt: skip
     """What programs left of records goes to the state, and the book is ready for the next update."""
     tops = B.column(rows_ptr, capacity, B.TOP, tl.int32)
@@ -217,26 +217,26 @@ def _close(book_ptr, rows_ptr, n_rows, capacity, topk, n_pieces, n_read_programs
         tl.store(kept, tl.maximum(tl.load(kept), minus_lowest))
 
     most, n = tl.zeros([1024], tl.int64) - 1, tl.zeros([1024], tl.int64)
-    for start in range(0, n_read_programs, 1024):
+    for start in range(0, n_ties, 1024):
         i = start + tl.arange(0, 1024)
-        tied = tl.load(book_ptr + B.TIED + i, mask=i < n_read_programs, other=0)
-        bits, count = tied >> 32, tied & 4294967295
-        n = tl.where(bits > most, count, tl.where(bits == most, n + count, n))
-        most = tl.maximum(most, bits)
-    bits = tl.max(most, axis=0)
-    n_tied = tl.sum(tl.where(most == bits, n, 0), axis=0)
+        tied = tl.load(book_ptr + B.TIED + i, mask=i < n_ties, other=0)
+        tied_bits, count = tied >> 32, tied & 4294967295
+        n = tl.where(tied_bits > most, count, tl.where(tied_bits == most, n + count, n))
+        most = tl.maximum(most, tied_bits)
+    absmax = tl.max(most, axis=0)
+    n_tied = tl.sum(tl.where(most == absmax, n, 0), axis=0)
     kept, kept_n = B.field(book_ptr, B.ABSMAX, tl.int32), B.field(book_ptr, B.N_ABSMAX, tl.int64)
-    old = tl.load(kept).to(tl.int64)
-    tl.store(kept_n, tl.where(bits > old, n_tied, tl.load(kept_n) + tl.where(bits == old, n_tied, 0)))
-    tl.store(kept, tl.maximum(old, bits).to(tl.int32))
+    old_absmax = tl.load(kept).to(tl.int64)
+    tl.store(kept_n, tl.where(absmax > old_absmax, n_tied, tl.load(kept_n) + tl.where(absmax == old_absmax, n_tied, 0)))
+    tl.store(kept, tl.maximum(old_absmax, absmax).to(tl.int32))
 
     n_tokens = B.field(book_ptr, B.N_TOKENS, tl.int64)
     tl.store(n_tokens, first_token + tl.load(best + 7))
     k = tl.arange(0, MAX_TOPK)
     tl.debug_barrier()
     tl.store(book_ptr + B.SLOTS + k, tl.zeros([MAX_TOPK], tl.int64), mask=k < topk)
-    shared = tl.arange(0, 8)
-    tl.store(best + shared, tl.zeros([8], tl.int64), mask=shared < B.N_SHARED)
+    shared = tl.arange(0, 16)
+    tl.store(best + shared, tl.zeros([16], tl.int64), mask=shared < B.N_SHARED)
 
 
 @triton.jit

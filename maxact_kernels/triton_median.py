@@ -7,9 +7,9 @@ from .triton_words import FP32, at_most, magnitudes
 
 
 @triton.jit
-def median_keys(words, needs, top, key, width, rank, n_slots, KIND: tl.constexpr, PACKED: tl.constexpr,
+def median_keys(words, needs, top, key, width, rank, KIND: tl.constexpr, PACKED: tl.constexpr,
                 R: tl.constexpr, L: tl.constexpr, K: tl.constexpr):  # fmt: skip
-    """Of each row that needs it the smallest key that `rank` of its n_slots elements do not exceed; else its `top`.
+    """Of each row that needs it the smallest key that `rank` of its elements, padding too, do not exceed; else its `top`.
 
     `key`: where to count first; `width`: keys for each rank near the median, as far as known. Both [R]; returns the
     medians and the widths that were found. The bracket: n_below < rank elements are at most `below`, and n_enough >=

@@ -13,6 +13,7 @@ class Shape(NamedTuple):
     chunks: int
     warps: int
     programs: int  # for each multiprocessor
+    ahead: bool  # whether the next tile is loaded before this one is looked at
 
 
 class Row(NamedTuple):
@@ -23,19 +24,20 @@ class Row(NamedTuple):
     length: int
     warps: int
     programs: int
+    ahead: bool = True
 
 
-# A warp reads 128 words at once, 16 bytes a lane; a lane holds at most 72 words of the tile, as many that come next, and
-# as many maxima of features. rows * length >= 128 * warps, or lanes would hold the same words.
+# A warp reads 128 words at once, 16 bytes a lane. A lane holds words of the tile, of the next, and maxima of its features,
+# 40 of each at most (72 without a next), or they spill. rows * length >= 128 * warps, or lanes would hold the same words.
 TABLE = (
     Row(32, 32, 32, 1, 16),
     Row(64, 16, 64, 1, 16),
     Row(256, 4, 128, 1, 12),
     Row(1024, 1, 128, 1, 12),
-    Row(2560, 1, 128, 1, 8),
-    Row(5120, 1, 256, 2, 4),
-    Row(10240, 1, 512, 4, 2),
-    Row(20480, 1, 1024, 8, 1),
+    Row(2560, 1, 256, 2, 5),
+    Row(5120, 1, 512, 4, 2),
+    Row(10240, 1, 1024, 8, 1),
+    Row(18432, 1, 1024, 8, 1, ahead=False),
 )
 MAX_WORDS = TABLE[-1].words
 
@@ -44,5 +46,5 @@ def shape_for(words: int) -> Shape | None:
     """The shape for rows of so many words; None: they are too wide for registers."""
     for row in TABLE:
         if words <= row.words:
-            return Shape(row.rows, row.length, -(-words // row.length), row.warps, row.programs)
+            return Shape(row.rows, row.length, -(-words // row.length), row.warps, row.programs, row.ahead)
     return None

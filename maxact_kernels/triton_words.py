@@ -171,10 +171,8 @@ def at_most(words, key, KIND: tl.constexpr, PACKED: tl.constexpr, R: tl.constexp
 
 
 @triton.jit
-def survey(words, n_words, d, KIND: tl.constexpr, PACKED: tl.constexpr, KEYS: tl.constexpr, R: tl.constexpr,
-           L: tl.constexpr, K: tl.constexpr):  # fmt: skip
-    """Of each row the largest positive and negative magnitude (0: none), the smallest, the sum (float64) and, if KEYS,
-    the mean of the keys' upper 16 bits; and the largest magnitude. [R] each
+def survey(words, n_words, d, KIND: tl.constexpr, PACKED: tl.constexpr, R: tl.constexpr, L: tl.constexpr, K: tl.constexpr):
+    """Of each row the largest positive and negative magnitude (0: none), the smallest, and the sum (float64). [R] each
 
     Float32 adds chains of 4 words, K / 4 of those and the halves of a word, 15 additions at most for K <= 44; float64
     adds the rest.
@@ -182,33 +180,36 @@ def survey(words, n_words, d, KIND: tl.constexpr, PACKED: tl.constexpr, KEYS: tl
     positive, negative = tl.zeros([R, L], tl.int32), tl.zeros([R, L], tl.int32)
     least = tl.full([R, L], 0x7FFFFFFF if KIND == FP32 else _HALVES, tl.int32)
     whole, chain = tl.zeros([R, L], tl.float32), tl.zeros([R, L], tl.float32)
-    keys = tl.zeros([R, L], tl.int32)
     for k in tl.static_range(K):
         word = words[k]
         magnitude = magnitudes(word, KIND)
         positive = largest(positive, word, KIND, PACKED)
         negative = largest_unsigned(negative, word, KIND, PACKED)
         if k == K - 1:
-            least = smallest_magnitudes(least, _but_padding(magnitude, k, n_words, d, KIND, L), KIND, PACKED)
-        else:
-            least = smallest_magnitudes(least, magnitude, KIND, PACKED)
+            magnitude = _but_padding(magnitude, k, n_words, d, KIND, L)
+        least = smallest_magnitudes(least, magnitude, KIND, PACKED)
         value = low_value(word, KIND)
         if KIND != FP32:
             value += high_value(word, KIND)
         chain = value if k % 4 == 0 else chain + value
         if k % 4 == 3 or k == K - 1:
             whole += chain
-        if KEYS:
-            if KIND != FP32 and PACKED:
-                keys = tl.inline_asm_elementwise("dp2a.lo.u32.u32 $0, $2, 257, $1;", "=r,r,r", [keys, magnitude],
-                                                 tl.int32, True, 1)  # fmt: skip
-            else:
-                keys += (magnitude >> 16) if KIND == FP32 else (magnitude >> 16) + (magnitude & 0xFFFF)
-    level = tl.sum(keys.to(tl.float32), axis=1) / d if KEYS else tl.zeros([R], tl.float32)
     positive, negative = tl.maximum(row_largest(positive, KIND), 0), row_most_negative(negative, KIND)
-    return (
-        positive, negative, row_smallest(least, KIND), tl.sum(whole.to(tl.float64), axis=1), level,
-        tl.maximum(positive, negative))  # fmt: skip
+    return positive, negative, row_smallest(least, KIND), tl.sum(whole.to(tl.float64), axis=1)
+
+
+@triton.jit
+def mean_key(words, d, KIND: tl.constexpr, PACKED: tl.constexpr, R: tl.constexpr, L: tl.constexpr, K: tl.constexpr):
+    """The mean of the keys' upper 16 bits: about the logarithm of |x|, so it follows a row's scale. [R] float32"""
+    keys = tl.zeros([R, L], tl.int32)
+    for k in tl.static_range(K):
+        magnitude = magnitudes(words[k], KIND)
+        if KIND != FP32 and PACKED:
+            keys = tl.inline_asm_elementwise("dp2a.lo.u32.u32 $0, $2, 257, $1;", "=r,r,r", [keys, magnitude],
+                                             tl.int32, True, 1)  # fmt: skip
+        else:
+            keys += (magnitude >> 16) if KIND == FP32 else (magnitude >> 16) + (magnitude & 0xFFFF)
+    return tl.sum(keys.to(tl.float32), axis=1) / d
 
 
 @triton.jit
@@ -220,40 +221,3 @@ def _but_padding(magnitude, k: tl.constexpr, n_words, d, KIND: tl.constexpr, L: 
         return inside
     else:
         return tl.where(2 * place + 1 == d, inside | 0x7FFF0000, inside)  # a row of an odd width ends within a word
-
-
-@triton.jit
-def repair(words, n_words, d, KIND: tl.constexpr, PACKED: tl.constexpr, R: tl.constexpr, L: tl.constexpr,
-           K: tl.constexpr):  # fmt: skip
-    """For rows with nan, inf or numbers whose sum float32 may not hold: the tile with zeros in place of what is not
-    finite; of each row the numbers of nan and inf, the first feature of one, the smallest finite magnitude, the sum."""
-    INF: tl.constexpr = 0x7C00 if KIND == FP16 else 0x7F80 if KIND == BF16 else 0x7F800000
-    n_nan, n_inf = tl.zeros([R, L], tl.int32), tl.zeros([R, L], tl.int32)
-    first, least = tl.full([R, L], 0x7FFFFFFF, tl.int32), tl.full([R, L], 0x7FFFFFFF, tl.int32)
-    total = tl.zeros([R, L], tl.float64)
-    clean = ()
-    for k in tl.static_range(K):
-        word = words[k]
-        place = k * L + tl.arange(0, L)[None, :]
-        low = word & (0x7FFFFFFF if KIND == FP32 else 0x7FFF)
-        feature = place if KIND == FP32 else 2 * place
-        n_nan += (low > INF).to(tl.int32)
-        n_inf += (low == INF).to(tl.int32)
-        if KIND == FP32:
-            word = tl.where(low >= INF, 0, word)
-        else:
-            high = (word >> 16) & 0x7FFF
-            n_nan += (high > INF).to(tl.int32)
-            n_inf += (high == INF).to(tl.int32)
-            first = tl.minimum(first, tl.where(high >= INF, feature + 1, 0x7FFFFFFF))
-            least = tl.minimum(least, tl.where((high >= INF) | (feature + 1 >= d), 0x7FFFFFFF, high))
-            word = tl.where(low >= INF, word & _UPPER, word)
-            word = tl.where(high >= INF, word & 0xFFFF, word)
-            total += high_value(word, KIND).to(tl.float64)
-        first = tl.minimum(first, tl.where(low >= INF, feature, 0x7FFFFFFF))
-        least = tl.minimum(least, tl.where((low >= INF) | (feature >= d), 0x7FFFFFFF, low))
-        total += low_value(word, KIND).to(tl.float64)
-        clean = clean + (word,)
-    return (
-        clean, tl.sum(n_nan, axis=1), tl.sum(n_inf, axis=1), tl.min(first, axis=1), tl.min(least, axis=1),
-        tl.sum(total, axis=1))  # fmt: skip
