@@ -91,10 +91,10 @@ def fold_kernel(
             if NAMED:
                 tl.debug_barrier()
                 places = B.column(rows_ptr, capacity, B.PLACE, tl.int64)
-                for i in range(at, at + n_wanted):
-                    one = tl.load(candidates + i)
+                for place in range(at, at + n_wanted):
+                    one = tl.load(candidates + place)
                     offset = B.row_offset(one, n_rows, inner, inner_stride, outer_stride)
-                    tl.store(places + i, _first_place(x_ptr, offset, d, tl.load(tops + one), KIND))
+                    tl.store(places + place, _first_place(x_ptr, offset, d, tl.load(tops + one), KIND))
 
     folded = book_ptr + B.FOLDED + pid * B.RECORD
     ratio_bits, id, m_bits, med_bits = best_ratio(ratio)

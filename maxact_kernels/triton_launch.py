@@ -90,11 +90,11 @@ def launcher(kernel: Kernel):
         return lambda grid, stream, *arguments: kernel.function[(grid,)](*arguments, **constants)
     compiled = kernel.compile()
     # Triton's own way from arguments to a kernel takes several times as long. `run` first: it loads the machine code.
-    run, rest = compiled.run, (None,) * len(kernel.constants)
+    run = compiled.run
     function, metadata = compiled.function, compiled.packed_metadata
 
     def launch(grid, stream, *arguments):
-        run(grid, 1, 1, stream, function, metadata, None, None, None, *arguments, *rest)
+        run(grid, 1, 1, stream, function, metadata, None, None, None, *arguments)
 
     return launch
 
