@@ -1,7 +1,7 @@
 """The `triton` backend: Triton kernels, compiled on first use for the GPU that is there.
 
 An update is four launches: triton_read.py reads the tensor, triton_fold.py folds what is left of rows, triton_list.py
-finds the largest elements (a few rows are read again) and closes the books.
+finds the largest elements (a few rows are read again), then ranks them and closes the books.
 """
 
 from __future__ import annotations
@@ -17,9 +17,6 @@ from .layout import runs
 NAME = "triton"
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE_TYPES = ("cuda", "xpu", "cpu") if INTERPRETED else ("cuda", "xpu")
-
-
-
 
 
 
@@ -51,5 +48,4 @@ def prepare(state):
 
 def update(state, x: torch.Tensor, mask: torch.Tensor | None, token_ids: torch.Tensor | None) -> None:
     """Fold x [..., d] into the state's fields; mask bool and token_ids int64 have x's leading shape."""
-    for run in runs(x, mask, token_ids):
-        state.handle.update(run)
+    state.handle.update(runs(x, mask, token_ids))

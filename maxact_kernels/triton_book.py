@@ -14,14 +14,12 @@ FIELDS = (
     "topk_features channel_absmax sample_absmax sum counts ratio_sum ratio_square_sum ratio_table int8_square_sum "
     "int8_abs_sum int8_error_square_sum int8_error_abs_sum"
 ).split()
-# Zero between updates. The first three only grow while the tensor is read, so that a row that does not reach them can change
-# no record; they are bits of float32, the second with the row (peak_key).
-SHARED = "best_ratio best_peak best_absmax positive negative from_least n_candidates n_kept n_slow".split()
-NUMBERS = "n_entries entries".split()  # how many elements are listed, and where: triton_list.py
+SHARED = "positive negative from_least n_candidates n_kept".split()  # zero between updates
+# How many elements are listed, and where (triton_list.py); the number of tokens before this update.
+NUMBERS = "n_entries entries first_token".split()
 
 _names = FIELDS + SHARED + NUMBERS
 vars().update({name.upper(): tl.constexpr(i) for i, name in enumerate(_names)})
-N_SHARED = tl.constexpr(len(SHARED))
 MAX_TOPK, MAX_PROGRAMS, N_FOLDING = 1024, 4096, 256
 SLOTS = tl.constexpr(len(_names))  # topk words, zero between updates: row_key
 TIED = tl.constexpr(SLOTS.value + MAX_TOPK)  # of each program of read_kernel: a magnitude and how often it has it
@@ -32,7 +30,8 @@ N_WORDS = KEPT.value + N_FOLDING
 
 # What is left of a row, in arrays of `capacity` rows one after the other: index of each in units of 4 * capacity bytes.
 ROW_SUM, PLACE, TOP, MEDIAN, CANDIDATE, INT8 = (tl.constexpr(i) for i in (0, 2, 4, 5, 6, 8))
-HIDDEN, EMPTY = tl.constexpr(-1), tl.constexpr(-2)  # in place of m_t: no token, a token without a finite element
+# In place of m_t: no token, a token without a finite element, a row that read_kernel leaves to triton_slow.py.
+HIDDEN, EMPTY, SLOW = tl.constexpr(-1), tl.constexpr(-2), tl.constexpr(-3)
 UNNEEDED = tl.constexpr(-1)  # in place of a median: it can change nothing. -2 - j: element j is the first that is not finite
 
 

@@ -10,17 +10,18 @@ import triton.language as tl
 from . import triton_book as B
 from .triton_words import FP16, FP32, at_most, magnitudes
 
-# Bins of a table. 64 octaves of bfloat16; 12 of fp16, with which the table fills the 48 KiB that a kernel may declare.
-WIDE_BINS, FINE_BINS = 8192, 12256
+# Bins of a table. 64 octaves of bfloat16; 11 of fp16: with what Triton
+# itself needs it must stay within the 48 KiB that a kernel may use unasked, or the launch is refused.
+WIDE_BINS, FINE_BINS = 8192, 11264
 # In front of the bins a word for each lane, where what the table does not hold is counted: 32 lanes in 32 banks.
-_OPEN = (
+OPEN = (
     "{{.reg .pred p; .reg .b32 at, end, step; .shared .align 16 .b8 counts[{0}]; mov.u32 $0, counts; mov.u32 at, %tid.x; "
     "shl.b32 at, at, 2; add.u32 at, at, $0; mov.u32 step, %ntid.x; shl.b32 step, step, 2; add.u32 end, $0, {0}; "
     "next: st.shared.u32 [at], 0; add.u32 at, at, step; setp.lt.u32 p, at, end; @p bra next; add.u32 $0, $0, $1; "
     "bar.sync 0;}}"
 )
-_OPEN_WIDE = tl.constexpr(_OPEN.format(4 * WIDE_BINS + 128))
-_OPEN_FINE = tl.constexpr(_OPEN.format(4 * FINE_BINS + 128))
+_OPEN_WIDE = tl.constexpr(OPEN.format(4 * WIDE_BINS + 128))
+_OPEN_FINE = tl.constexpr(OPEN.format(4 * FINE_BINS + 128))
 
 # $1 words, $2 the address of key 0, $3 the lane's own word. A dot product makes the address of a half.
 _UPPER_ONLY = (

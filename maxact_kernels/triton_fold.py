@@ -1,10 +1,11 @@
 """What is left of the rows goes to the state, in Triton: sums, the ratio table, samples, and which rows may hold some of
-the k largest elements. Each program takes a piece of the rows."""
+the k largest elements. Each program takes a piece of the rows, and first does what read_kernel left of them."""
 
 import triton
 import triton.language as tl
 
 from . import triton_book as B
+from .triton_slow import slow_row
 
 _BLOCK = tl.constexpr(512)
 
@@ -12,8 +13,8 @@ _BLOCK = tl.constexpr(512)
 @triton.jit
 def fold_kernel(
     x_ptr, ids_ptr, book_ptr, rows_ptr, n_rows, inner, inner_stride, outer_stride, capacity, d, topk, t_abs, t_ratio,
-    n_samples, KIND: tl.constexpr, NAMED: tl.constexpr, MEDIANS: tl.constexpr, INT8: tl.constexpr,
-    SAMPLES: tl.constexpr, MAX_TOPK: tl.constexpr,
+    n_samples, first_tie, KIND: tl.constexpr, NAMED: tl.constexpr, COUNTS: tl.constexpr, MEDIANS: tl.constexpr,
+    INT8: tl.constexpr, SAMPLES: tl.constexpr, MAX_TOPK: tl.constexpr,
 ):  # fmt: skip
     book_ptr = book_ptr.to(tl.pointer_type(tl.int64))
     pid, n_programs = tl.program_id(0), tl.num_programs(0)
@@ -23,6 +24,11 @@ def fold_kernel(
     tops = B.column(rows_ptr, capacity, B.TOP, tl.int32)
     medians = B.column(rows_ptr, capacity, B.MEDIAN, tl.int32)
     sums = B.column(rows_ptr, capacity, B.ROW_SUM, tl.float64)
+    # Every address at once: one wait for all.
+    sum_bins = B.field(book_ptr, B.SUM, tl.int64)
+    if MEDIANS:
+        ratio_bins, square_bins = B.field(book_ptr, B.RATIO_SUM, tl.int64), B.field(book_ptr, B.RATIO_SQUARE_SUM, tl.int64)
+        table = B.field(book_ptr, B.RATIO_TABLE, tl.int64)
     first_token = tl.load(B.field(book_ptr, B.N_TOKENS, tl.int64))
 
     k = tl.arange(0, MAX_TOPK)
@@ -30,6 +36,7 @@ def fold_kernel(
     kept_values = B.field(book_ptr, B.TOPK_VALUES, tl.int32)
     if pid == 0:
         _begin_list(book_ptr, kept_values, k, topk)
+        tl.store(book_ptr + B.FIRST_TOKEN, first_token)
     # Elements below the last of a full list have no place in it.
     last = tl.load(kept_values + topk - 1) & 0x7FFFFFFF
     last = tl.where(last > 0x7F800000, 0, last)
@@ -40,11 +47,23 @@ def fold_kernel(
     ratio = (zero, none, zero, zero)  # bits of r_t, id, bits of m_t, of med_t
     peak = (zero - 1, none, zero)  # bits of m_t, id, bits of med_t
     bad = (none, zero + 0x7FFFFFFF)  # id, feature
+    tied_bits, n_tied = tl.zeros([1], tl.int32), tl.zeros([1], tl.int64)
     n_kept, n_massive, n_zero_median, n_outside, n_ratios = zero, zero, zero, zero, zero
     for start in range(begin, end, _BLOCK):
         row = start + tl.arange(0, _BLOCK)
         inside = row < end
         top = tl.load(tops + row, mask=inside, other=B.HIDDEN)
+        slow = tl.min(tl.where(top == B.SLOW, row, n_rows), axis=0)
+        if slow < n_rows:
+            left = top
+            while slow < n_rows:
+                tied_bits, n_tied = slow_row(
+                    x_ptr, ids_ptr, book_ptr, rows_ptr, slow, n_rows, inner, inner_stride, outer_stride, capacity, d,
+                    topk, t_abs, t_ratio, tied_bits, n_tied, KIND, NAMED, COUNTS, INT8)  # fmt: skip
+                left = tl.where(row == slow, B.HIDDEN, left)
+                slow = tl.min(tl.where(left == B.SLOW, row, n_rows), axis=0)
+            tl.debug_barrier()
+            top = tl.load(tops + row, mask=inside, other=B.HIDDEN)
         median = tl.load(medians + row, mask=inside, other=B.UNNEEDED)
         on = top != B.HIDDEN
         id = row.to(tl.int64)
@@ -65,16 +84,16 @@ def fold_kernel(
         is_first = sick & ((id < bad[0]) | ((id == bad[0]) & (-2 - median < bad[1])))
         bad = (tl.where(is_first, id, bad[0]), tl.where(is_first, -2 - median, bad[1]))
 
-        add_exactly(B.field(book_ptr, B.SUM, tl.int64), tl.load(sums + row, mask=inside, other=0.0), on)
+        add_exactly(sum_bins, tl.load(sums + row, mask=inside, other=0.0), on)
         if SAMPLES:
             n_outside += _samples(book_ptr, tops, id, first_token, start, row, n_rows, top, on, n_samples, NAMED)
         if MEDIANS:
             finite = has_ratio & (r_bits < 0x7F800000)
             n_ratios += finite.to(tl.int32)
             wide = tl.where(finite, r, 0.0).to(tl.float64)
-            add_exactly(B.field(book_ptr, B.RATIO_SUM, tl.int64), wide, finite)
-            add_exactly(B.field(book_ptr, B.RATIO_SQUARE_SUM, tl.int64), wide * wide, finite)
-            _count_ratios(book_ptr, top, r_bits, has_ratio)
+            add_exactly(ratio_bins, wide, finite)
+            add_exactly(square_bins, wide * wide, finite)
+            _count_ratios(table, top, r_bits, has_ratio)
         if INT8:
             for i in tl.static_range(4):
                 int8 = B.column(rows_ptr, capacity, B.INT8, tl.float64) + i * capacity.to(tl.int64)
@@ -96,6 +115,7 @@ def fold_kernel(
                     offset = B.row_offset(one, n_rows, inner, inner_stride, outer_stride)
                     tl.store(places + place, _first_place(x_ptr, offset, d, tl.load(tops + one), KIND))
 
+    B.leave_tied(book_ptr, first_tie + pid, tied_bits, n_tied)
     folded = book_ptr + B.FOLDED + pid * B.RECORD
     ratio_bits, id, m_bits, med_bits = best_ratio(ratio)
     tl.store(folded, ratio_bits.to(tl.int64))
@@ -199,9 +219,8 @@ def _samples(book_ptr, tops, id, first_token, start, row, n_rows, top, on, n_sam
 
 
 @triton.jit
-def _count_ratios(book_ptr, top, r_bits, has_ratio):
+def _count_ratios(table, top, r_bits, has_ratio):
     """ratio_table: keys are float32 bits >> 21, from 2^-24 and from 1, clamped at the ends."""
-    table = B.field(book_ptr, B.RATIO_TABLE, tl.int64)
     i = tl.minimum(tl.maximum((top >> 21) - 412, 0), 255)
     j = tl.minimum(tl.maximum((r_bits >> 21) - 508, 0), 127)
     cell = tl.where(has_ratio, i * 128 + j, -1)

@@ -12,6 +12,9 @@ from .triton_fold import best_peak, best_ratio
 from .triton_words import key_value
 
 _COLS = tl.constexpr(2048)
+# A candidate may list as many elements as this, though fewer could matter: looking for the few costs more.
+AT_LEAST = tl.constexpr(16)
+N_CLOSING = tl.constexpr(6)
 
 
 @triton.jit
@@ -20,7 +23,7 @@ def list_kernel(
     KIND: tl.constexpr, MASKED: tl.constexpr, NAMED: tl.constexpr, MAX_TOPK: tl.constexpr, N_PIECES: tl.constexpr,
 ):  # fmt: skip
     """Each program takes some candidates: the rank of one by (m_t descending, id, first feature of m_t, sign), all told
-    apart; if it is among the k first, at most k - rank of its elements, since `rank` elements come before all of them."""
+    apart; if it is among the k first, its k - rank first elements, since `rank` elements come before all of them."""
     book_ptr = book_ptr.to(tl.pointer_type(tl.int64))
     tops = B.column(rows_ptr, capacity, B.TOP, tl.int32)
     candidates = B.column(rows_ptr, capacity, B.CANDIDATE, tl.int32)
@@ -31,7 +34,7 @@ def list_kernel(
     bar = tl.min(tl.load(book_ptr + B.SLOTS + k, mask=k < topk, other=9223372036854775807), axis=0)
     last = tl.load(B.field(book_ptr, B.TOPK_VALUES, tl.int32) + topk - 1) & 0x7FFFFFFF
     least = tl.maximum((bar >> 32).to(tl.int32), tl.where(last > 0x7F800000, 0, last))
-    first_token = tl.load(B.field(book_ptr, B.N_TOKENS, tl.int64))
+    first_token = tl.load(book_ptr + B.FIRST_TOKEN)
     piece = (n_rows + n_pieces - 1) // n_pieces
     for i in range(tl.program_id(0), n_candidates, tl.num_programs(0)):
         row = tl.load(candidates + i)
@@ -57,7 +60,7 @@ def list_kernel(
             if not NAMED:
                 id = B.default_id(book_ptr, tops, row, n_rows, piece, first_token, MASKED, N_PIECES)
             offset = B.row_offset(row, n_rows, inner, inner_stride, outer_stride)
-            _list_row(x_ptr, book_ptr, offset, d, id, top, least, topk - rank, KIND)
+            _list_row(x_ptr, book_ptr, offset, d, id, top, least, tl.minimum(tl.maximum(topk - rank, AT_LEAST), topk), KIND)
 
 
 @triton.jit
@@ -112,11 +115,11 @@ def order_kernel(
     MASKED: tl.constexpr, NAMED: tl.constexpr, MAX_TOPK: tl.constexpr, N_PIECES: tl.constexpr, MINE: tl.constexpr,
     OTHERS: tl.constexpr,
 ):  # fmt: skip
-    """The last program closes the books; each of the others ranks MINE entries at a time, by counting those before."""
+    """Six programs close the books, a part each; each of the others ranks MINE entries at a time, by counting those before."""
     book_ptr = book_ptr.to(tl.pointer_type(tl.int64))
-    pid, n_programs = tl.program_id(0), tl.num_programs(0) - 1
-    if pid == n_programs:
-        _close(book_ptr, rows_ptr, n_rows, capacity, topk, n_pieces, n_ties, KIND, MASKED, NAMED, MAX_TOPK, N_PIECES)
+    pid, n_programs = tl.program_id(0) - N_CLOSING, tl.num_programs(0) - N_CLOSING
+    if pid < 0:
+        _close(-pid, book_ptr, rows_ptr, n_rows, capacity, topk, n_pieces, n_ties, KIND, MASKED, NAMED, MAX_TOPK, N_PIECES)
     else:
         n = tl.load(book_ptr + B.N_ENTRIES).to(tl.int32)
         entries = B.field(book_ptr, B.ENTRIES, tl.int64)
@@ -146,97 +149,100 @@ def order_kernel(
 
 
 @triton.jit
-def _close(book_ptr, rows_ptr, n_rows, capacity, topk, n_pieces, n_ties, KIND: tl.constexpr,
+def _close(part, book_ptr, rows_ptr, n_rows, capacity, topk, n_pieces, n_ties, KIND: tl.constexpr,
            MASKED: tl.constexpr, NAMED: tl.constexpr, MAX_TOPK: tl.constexpr, N_PIECES: tl.constexpr):  # fmt: skip
     """What programs left of records goes to the state, and the book is ready for the next update."""
     tops = B.column(rows_ptr, capacity, B.TOP, tl.int32)
-    first_token = tl.load(B.field(book_ptr, B.N_TOKENS, tl.int64))
+    first_token = tl.load(book_ptr + B.FIRST_TOKEN)
     piece = (n_rows + n_pieces - 1) // n_pieces
     folded = book_ptr + B.FOLDED + tl.arange(0, N_PIECES) * B.RECORD
     inside = tl.arange(0, N_PIECES) < n_pieces
 
-    bits = tl.load(folded, mask=inside, other=0).to(tl.int32)
-    id = tl.load(folded + 1, mask=inside, other=9223372036854775807)
-    m, med = tl.load(folded + 2, mask=inside, other=0).to(tl.int32), tl.load(folded + 3, mask=inside, other=0).to(tl.int32)
-    r, id, m, med = best_ratio((bits, id, m, med))
-    if r > 0:
-        if not NAMED:
-            id = B.default_id(book_ptr, tops, id, n_rows, piece, first_token, MASKED, N_PIECES)
-        kept = B.field(book_ptr, B.RATIO_MAX, tl.int32)
-        kept_id = B.field(book_ptr, B.RATIO_MAX_TOKEN, tl.int64)
-        kept_m, kept_med = B.field(book_ptr, B.RATIO_MAX_ABSMAX, tl.int32), B.field(book_ptr, B.RATIO_MAX_MEDIAN, tl.int32)
-        old = _or_none(tl.load(kept))
-        is_same = (r == old) & (id == tl.load(kept_id))
-        better = (m > tl.load(kept_m)) | ((m == tl.load(kept_m)) & (med > tl.load(kept_med)))
-        if (r > old) | ((r == old) & (id < tl.load(kept_id))) | (is_same & better):
-            tl.store(kept, r)
-            tl.store(kept_id, id)
-            tl.store(kept_m, m)
-            tl.store(kept_med, med)
-
-    m = tl.load(folded + 4, mask=inside, other=-1).to(tl.int32)
-    id = tl.load(folded + 5, mask=inside, other=9223372036854775807)
-    m, id, med = best_peak((m, id, tl.load(folded + 6, mask=inside, other=0).to(tl.int32)))
-    if m >= 0:
-        if not NAMED:
-            id = B.default_id(book_ptr, tops, id, n_rows, piece, first_token, MASKED, N_PIECES)
-        kept, kept_id = B.field(book_ptr, B.PEAK_ABSMAX, tl.int32), B.field(book_ptr, B.PEAK_TOKEN, tl.int64)
-        kept_med = B.field(book_ptr, B.PEAK_MEDIAN, tl.int32)
-        old = _or_none(tl.load(kept))
-        is_same = (m == old) & (id == tl.load(kept_id))
-        if (m > old) | ((m == old) & (id < tl.load(kept_id))) | (is_same & (med > tl.load(kept_med))):
-            tl.store(kept, m)
-            tl.store(kept_id, id)
-            tl.store(kept_med, med)
-
-    ids = tl.load(folded + 7, mask=inside, other=9223372036854775807)
-    features = tl.load(folded + 8, mask=inside, other=0x7FFFFFFF)
-    id = tl.min(ids, axis=0)
-    feature = tl.min(tl.where(ids == id, features, 0x7FFFFFFF), axis=0)
-    if feature < 0x7FFFFFFF:
-        if not NAMED:
-            id = B.default_id(book_ptr, tops, id, n_rows, piece, first_token, MASKED, N_PIECES)
-        kept_id = B.field(book_ptr, B.FIRST_NONFINITE_TOKEN, tl.int64)
-        kept = B.field(book_ptr, B.FIRST_NONFINITE_FEATURE, tl.int64)
-        if (id < tl.load(kept_id)) | ((id == tl.load(kept_id)) & (feature < tl.load(kept))):
-            tl.store(kept_id, id)
-            tl.store(kept, feature)
-
-    best = book_ptr + B.BEST_RATIO
-    from_least = tl.load(best + 5).to(tl.int32)
-    if from_least > 0:  # there was an element
-        positive, negative = tl.load(best + 3).to(tl.int32), tl.load(best + 4).to(tl.int32)
-        least = key_value(0x7FFFFFFF - from_least, KIND)
-        # Without a positive element the largest is minus the smallest magnitude, and the other way round; no zero has a sign.
-        minus_least = tl.where(from_least == 0x7FFFFFFF, 0.0, -least)
-        highest = tl.where(positive > 0, key_value(positive, KIND), minus_least)
-        minus_lowest = tl.where(negative > 0, key_value(negative, KIND), minus_least)
-        kept = B.field(book_ptr, B.MAX, tl.float32)
-        tl.store(kept, tl.maximum(tl.load(kept), highest))
-        kept = B.field(book_ptr, B.NEG_MIN, tl.float32)
-        tl.store(kept, tl.maximum(tl.load(kept), minus_lowest))
-
-    most, n = tl.zeros([1024], tl.int64) - 1, tl.zeros([1024], tl.int64)
-    for start in range(0, n_ties, 1024):
-        i = start + tl.arange(0, 1024)
-        tied = tl.load(book_ptr + B.TIED + i, mask=i < n_ties, other=0)
-        tied_bits, count = tied >> 32, tied & 4294967295
-        n = tl.where(tied_bits > most, count, tl.where(tied_bits == most, n + count, n))
-        most = tl.maximum(most, tied_bits)
-    absmax = tl.max(most, axis=0)
-    n_tied = tl.sum(tl.where(most == absmax, n, 0), axis=0)
-    kept, kept_n = B.field(book_ptr, B.ABSMAX, tl.int32), B.field(book_ptr, B.N_ABSMAX, tl.int64)
-    old_absmax = tl.load(kept).to(tl.int64)
-    tl.store(kept_n, tl.where(absmax > old_absmax, n_tied, tl.load(kept_n) + tl.where(absmax == old_absmax, n_tied, 0)))
-    tl.store(kept, tl.maximum(old_absmax, absmax).to(tl.int32))
-
-    n_tokens = B.field(book_ptr, B.N_TOKENS, tl.int64)
-    tl.store(n_tokens, first_token + tl.load(best + 7))
-    k = tl.arange(0, MAX_TOPK)
-    tl.debug_barrier()
-    tl.store(book_ptr + B.SLOTS + k, tl.zeros([MAX_TOPK], tl.int64), mask=k < topk)
-    shared = tl.arange(0, 16)
-    tl.store(best + shared, tl.zeros([16], tl.int64), mask=shared < B.N_SHARED)
+    if part == 1:
+        bits = tl.load(folded, mask=inside, other=0).to(tl.int32)
+        id = tl.load(folded + 1, mask=inside, other=9223372036854775807)
+        m, med = tl.load(folded + 2, mask=inside, other=0).to(tl.int32), tl.load(folded + 3, mask=inside, other=0).to(tl.int32)
+        r, id, m, med = best_ratio((bits, id, m, med))
+        if r > 0:
+            if not NAMED:
+                id = B.default_id(book_ptr, tops, id, n_rows, piece, first_token, MASKED, N_PIECES)
+            kept = B.field(book_ptr, B.RATIO_MAX, tl.int32)
+            kept_id = B.field(book_ptr, B.RATIO_MAX_TOKEN, tl.int64)
+            kept_m, kept_med = B.field(book_ptr, B.RATIO_MAX_ABSMAX, tl.int32), B.field(book_ptr, B.RATIO_MAX_MEDIAN, tl.int32)
+            old = _or_none(tl.load(kept))
+            is_same = (r == old) & (id == tl.load(kept_id))
+            better = (m > tl.load(kept_m)) | ((m == tl.load(kept_m)) & (med > tl.load(kept_med)))
+            if (r > old) | ((r == old) & (id < tl.load(kept_id))) | (is_same & better):
+                tl.store(kept, r)
+                tl.store(kept_id, id)
+                tl.store(kept_m, m)
+                tl.store(kept_med, med)
+    elif part == 2:
+        m = tl.load(folded + 4, mask=inside, other=-1).to(tl.int32)
+        id = tl.load(folded + 5, mask=inside, other=9223372036854775807)
+        m, id, med = best_peak((m, id, tl.load(folded + 6, mask=inside, other=0).to(tl.int32)))
+        if m >= 0:
+            if not NAMED:
+                id = B.default_id(book_ptr, tops, id, n_rows, piece, first_token, MASKED, N_PIECES)
+            kept, kept_id = B.field(book_ptr, B.PEAK_ABSMAX, tl.int32), B.field(book_ptr, B.PEAK_TOKEN, tl.int64)
+            kept_med = B.field(book_ptr, B.PEAK_MEDIAN, tl.int32)
+            old = _or_none(tl.load(kept))
+            is_same = (m == old) & (id == tl.load(kept_id))
+            if (m > old) | ((m == old) & (id < tl.load(kept_id))) | (is_same & (med > tl.load(kept_med))):
+                tl.store(kept, m)
+                tl.store(kept_id, id)
+                tl.store(kept_med, med)
+    elif part == 3:
+        ids = tl.load(folded + 7, mask=inside, other=9223372036854775807)
+        features = tl.load(folded + 8, mask=inside, other=0x7FFFFFFF)
+        id = tl.min(ids, axis=0)
+        feature = tl.min(tl.where(ids == id, features, 0x7FFFFFFF), axis=0)
+        if feature < 0x7FFFFFFF:
+            if not NAMED:
+                id = B.default_id(book_ptr, tops, id, n_rows, piece, first_token, MASKED, N_PIECES)
+            kept_id = B.field(book_ptr, B.FIRST_NONFINITE_TOKEN, tl.int64)
+            kept = B.field(book_ptr, B.FIRST_NONFINITE_FEATURE, tl.int64)
+            if (id < tl.load(kept_id)) | ((id == tl.load(kept_id)) & (feature < tl.load(kept))):
+                tl.store(kept_id, id)
+                tl.store(kept, feature)
+    elif part == 4:
+        from_least = tl.load(book_ptr + B.FROM_LEAST).to(tl.int32)
+        if from_least > 0:  # there was an element
+            positive, negative = tl.load(book_ptr + B.POSITIVE).to(tl.int32), tl.load(book_ptr + B.NEGATIVE).to(tl.int32)
+            least = key_value(0x7FFFFFFF - from_least, KIND)
+            # Without a positive element the largest is minus the smallest magnitude, and the other way round; no zero has a sign.
+            minus_least = tl.where(from_least == 0x7FFFFFFF, 0.0, -least)
+            highest = tl.where(positive > 0, key_value(positive, KIND), minus_least)
+            minus_lowest = tl.where(negative > 0, key_value(negative, KIND), minus_least)
+            kept = B.field(book_ptr, B.MAX, tl.float32)
+            tl.store(kept, tl.maximum(tl.load(kept), highest))
+            kept = B.field(book_ptr, B.NEG_MIN, tl.float32)
+            tl.store(kept, tl.maximum(tl.load(kept), minus_lowest))
+        tl.debug_barrier()
+        for i in tl.static_range(3):
+            tl.store(book_ptr + B.POSITIVE + i, 0)
+    elif part == 5:
+        most, n = tl.zeros([1024], tl.int64) - 1, tl.zeros([1024], tl.int64)
+        for start in range(0, n_ties, 1024):
+            i = start + tl.arange(0, 1024)
+            tied = tl.load(book_ptr + B.TIED + i, mask=i < n_ties, other=0)
+            tied_bits, count = tied >> 32, tied & 4294967295
+            n = tl.where(tied_bits > most, count, tl.where(tied_bits == most, n + count, n))
+            most = tl.maximum(most, tied_bits)
+        absmax = tl.max(most, axis=0)
+        n_tied = tl.sum(tl.where(most == absmax, n, 0), axis=0)
+        kept, kept_n = B.field(book_ptr, B.ABSMAX, tl.int32), B.field(book_ptr, B.N_ABSMAX, tl.int64)
+        old_absmax = tl.load(kept).to(tl.int64)
+        tl.store(kept_n, tl.where(absmax > old_absmax, n_tied, tl.load(kept_n) + tl.where(absmax == old_absmax, n_tied, 0)))
+        tl.store(kept, tl.maximum(old_absmax, absmax).to(tl.int32))
+    else:
+        n_tokens = B.field(book_ptr, B.N_TOKENS, tl.int64)
+        tl.store(n_tokens, first_token + tl.load(book_ptr + B.N_KEPT))
+        k = tl.arange(0, MAX_TOPK)
+        tl.debug_barrier()
+        tl.store(book_ptr + B.SLOTS + k, tl.zeros([MAX_TOPK], tl.int64), mask=k < topk)
+        tl.store(book_ptr + B.N_KEPT, 0)
+        tl.store(book_ptr + B.N_CANDIDATES, 0)
 
 
 @triton.jit

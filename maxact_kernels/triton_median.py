@@ -54,6 +54,22 @@ def median_keys(words, needs, top, key, width, rank, KIND: tl.constexpr, PACKED:
 
 
 @triton.jit
+def halved_medians(words, needs, top, least, rank, KIND: tl.constexpr, PACKED: tl.constexpr, R: tl.constexpr,
+                   L: tl.constexpr, K: tl.constexpr):  # fmt: skip
+    """The same from halving between the smallest and the largest magnitude: few instructions for a row, where a tile has
+    many."""
+    enough = top
+    below = tl.where(needs, least, top) - 1
+    while tl.max(enough - below, axis=0) > 1:
+        key = below + ((enough - below) >> 1)
+        is_enough = at_most(words, key, KIND, PACKED, R, L, K) >= rank
+        is_open = enough - below > 1
+        below = tl.where(is_open & ~is_enough, key, below)
+        enough = tl.where(is_open & is_enough, key, enough)
+    return enough
+
+
+@triton.jit
 def _next_above(words, key, KIND: tl.constexpr, R: tl.constexpr, L: tl.constexpr, K: tl.constexpr):
     """The smallest magnitude of each row that is more than `key`. [R]"""
     least = tl.full([R, L], 0x7FFFFFFF, tl.int32)

@@ -7,60 +7,65 @@ import triton.language as tl
 from . import triton_book as B
 from .triton_words import FP16, FP32
 
-_COLS = tl.constexpr(2048)
+_COLS = tl.constexpr(1024)
 _ROUND = tl.constexpr(6755399441055744.0)  # 1.5 * 2^52: adding it leaves a rounded integer, ties to even
 
 
 @triton.jit
 def slow_kernel(
     x_ptr, mask_ptr, ids_ptr, book_ptr, rows_ptr, n_rows, inner, inner_stride, outer_stride, capacity, d, topk, t_abs,
-    t_ratio, first_tie, KIND: tl.constexpr, ALL: tl.constexpr, MASKED: tl.constexpr, NAMED: tl.constexpr,
-    COUNTS: tl.constexpr, INT8: tl.constexpr,
+    t_ratio, KIND: tl.constexpr, MASKED: tl.constexpr, NAMED: tl.constexpr, COUNTS: tl.constexpr, INT8: tl.constexpr,
 ):  # fmt: skip
-    """All of a row that read_kernel does. Programs stride over the rows that it listed, or `ALL`. Magnitudes are bits of
-    float32 throughout."""
+    """In place of read_kernel where rows are too wide for it. Programs stride over rows."""
     book_ptr = book_ptr.to(tl.pointer_type(tl.int64))
-    pid = tl.program_id(0)
-    tops = B.column(rows_ptr, capacity, B.TOP, tl.int32)
-    best = book_ptr + B.BEST_RATIO
-    n_slow = n_rows if ALL else tl.load(book_ptr + B.N_SLOW).to(tl.int32)
     tied_bits, n_tied = tl.zeros([1], tl.int32), tl.zeros([1], tl.int64)
-    for i in range(pid, n_slow, tl.num_programs(0)):
-        row = i if ALL else tl.load(B.column(rows_ptr, capacity, B.CANDIDATE, tl.int32) + i)
-        on = B.is_on(row, n_rows, mask_ptr, MASKED)
-        if on:
-            x = x_ptr.to(tl.pointer_type(tl.int32 if KIND == FP32 else tl.int16))
-            x += B.row_offset(row, n_rows, inner, inner_stride, outer_stride)
-            n_bad, positive, negative, least, total = _scan(x, book_ptr, d, KIND, COUNTS)
-            top = tl.maximum(positive, negative)
-            bits = top + tl.where(n_bad == d, B.EMPTY, 0)
-            tl.atomic_max(best + 3, _key(positive, KIND).to(tl.int64), sem="relaxed")
-            tl.atomic_max(best + 4, _key(negative, KIND).to(tl.int64), sem="relaxed")
-            if n_bad < d:
-                tl.atomic_max(best + 5, (0x7FFFFFFF - _key(least, KIND)).to(tl.int64), sem="relaxed")
-                n_top = d - n_bad - _count_below(x, d, top, KIND)
-                n_tied = tl.where(top > tied_bits, n_top, n_tied + tl.where(top == tied_bits, n_top, 0))
-                tied_bits = tl.maximum(tied_bits, top)
-                id = tl.load(ids_ptr.to(tl.pointer_type(tl.int64)) + row) if NAMED else row.to(tl.int64)
-                tl.atomic_max(book_ptr + B.SLOTS + row % topk, B.row_key(top, row, id, NAMED), sem="relaxed")
-            if n_bad > 0:
-                median = -2 - _nonfinite(x, book_ptr, d, KIND)
-            else:
-                median = _median(x, d, top, KIND)
-                m = top.to(tl.float32, bitcast=True)
-                floor = tl.maximum(t_abs, t_ratio * median.to(tl.float32, bitcast=True))
-                if m > floor:
-                    n = d - _count_below(x, d, floor.to(tl.int32, bitcast=True) + 1, KIND)
-                    tl.atomic_add(B.field(book_ptr, B.N_MASSIVE_ELEMENTS, tl.int64), n, sem="relaxed")
-            if INT8:
-                _int8(x, rows_ptr, capacity, row, d, top, n_bad, KIND)
-            tl.store(tops + row, bits)
-            tl.store(B.column(rows_ptr, capacity, B.MEDIAN, tl.int32) + row, median)
-            tl.store(B.column(rows_ptr, capacity, B.ROW_SUM, tl.float64) + row, total)
+    for row in range(tl.program_id(0), n_rows, tl.num_programs(0)):
+        if B.is_on(row, n_rows, mask_ptr, MASKED):
+            tied_bits, n_tied = slow_row(
+                x_ptr, ids_ptr, book_ptr, rows_ptr, row, n_rows, inner, inner_stride, outer_stride, capacity, d, topk,
+                t_abs, t_ratio, tied_bits, n_tied, KIND, NAMED, COUNTS, INT8)  # fmt: skip
         else:
-            tl.store(tops + row, B.HIDDEN)
+            tl.store(B.column(rows_ptr, capacity, B.TOP, tl.int32) + row, B.HIDDEN)
             tl.store(B.column(rows_ptr, capacity, B.MEDIAN, tl.int32) + row, B.UNNEEDED)
-    B.leave_tied(book_ptr, first_tie + pid, tied_bits, n_tied)
+    B.leave_tied(book_ptr, tl.program_id(0), tied_bits, n_tied)
+
+
+@triton.jit
+def slow_row(
+    x_ptr, ids_ptr, book_ptr, rows_ptr, row, n_rows, inner, inner_stride, outer_stride, capacity, d, topk, t_abs,
+    t_ratio, tied_bits, n_tied, KIND: tl.constexpr, NAMED: tl.constexpr, COUNTS: tl.constexpr, INT8: tl.constexpr,
+):  # fmt: skip
+    """All of a row that read_kernel does. Magnitudes are bits of float32 throughout. Returns the largest magnitude of the
+    program's rows and how often it occurs."""
+    x = x_ptr.to(tl.pointer_type(tl.int32 if KIND == FP32 else tl.int16))
+    x += B.row_offset(row, n_rows, inner, inner_stride, outer_stride)
+    n_bad, positive, negative, least, total = _scan(x, book_ptr, d, KIND, COUNTS)
+    top = tl.maximum(positive, negative)
+    bits = top + tl.where(n_bad == d, B.EMPTY, 0)
+    tl.atomic_max(book_ptr + B.POSITIVE, _key(positive, KIND).to(tl.int64), sem="relaxed")
+    tl.atomic_max(book_ptr + B.NEGATIVE, _key(negative, KIND).to(tl.int64), sem="relaxed")
+    if n_bad < d:
+        tl.atomic_max(book_ptr + B.FROM_LEAST, (0x7FFFFFFF - _key(least, KIND)).to(tl.int64), sem="relaxed")
+        n_top = d - n_bad - _count_below(x, d, top, KIND)
+        n_tied = tl.where(top > tied_bits, n_top, n_tied + tl.where(top == tied_bits, n_top, 0))
+        tied_bits = tl.maximum(tied_bits, top)
+        id = tl.load(ids_ptr.to(tl.pointer_type(tl.int64)) + row) if NAMED else row.to(tl.int64)
+        tl.atomic_max(book_ptr + B.SLOTS + row % topk, B.row_key(top, row, id, NAMED), sem="relaxed")
+    if n_bad > 0:
+        median = -2 - _nonfinite(x, book_ptr, d, KIND)
+    else:
+        median = _median(x, d, top, KIND)
+        m = top.to(tl.float32, bitcast=True)
+        floor = tl.maximum(t_abs, t_ratio * median.to(tl.float32, bitcast=True))
+        if m > floor:
+            n = d - _count_below(x, d, floor.to(tl.int32, bitcast=True) + 1, KIND)
+            tl.atomic_add(B.field(book_ptr, B.N_MASSIVE_ELEMENTS, tl.int64), n, sem="relaxed")
+    if INT8:
+        _int8(x, rows_ptr, capacity, row, d, top, n_bad, KIND)
+    tl.store(B.column(rows_ptr, capacity, B.TOP, tl.int32) + row, bits)
+    tl.store(B.column(rows_ptr, capacity, B.MEDIAN, tl.int32) + row, median)
+    tl.store(B.column(rows_ptr, capacity, B.ROW_SUM, tl.float64) + row, total)
+    return tied_bits, n_tied
 
 
 @triton.jit

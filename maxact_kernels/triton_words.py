@@ -11,6 +11,8 @@ import triton.language as tl
 BF16, FP16, FP32 = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 _HALVES = tl.constexpr(0x7FFF7FFF)  # magnitudes of two elements; of no element, where a smallest is looked for
 _UPPER = tl.constexpr(-65536)  # the upper half of a word
+_COUNT = "{{.reg .b32 one; abs.{0} one, $2; set.le.{0}.{0} one, one, $3; add.rn.{0} $0, $1, one;}}"
+_COUNT_BF16, _COUNT_FP16 = tl.constexpr(_COUNT.format("bf16x2")), tl.constexpr(_COUNT.format("f16x2"))
 
 
 @triton.jit
@@ -150,18 +152,15 @@ def at_most(words, key, KIND: tl.constexpr, PACKED: tl.constexpr, R: tl.constexp
     n = tl.zeros([R, L], tl.int32)
     both = (key if KIND == FP32 else key * 0x10001)[:, None]
     for k in tl.static_range(K):
-        word = magnitudes(words[k], KIND)
         if KIND == FP32:
-            n += (word <= both).to(tl.int32)
+            n += (magnitudes(words[k], KIND) <= both).to(tl.int32)
         elif PACKED:
             # Ones of the element type, added in that type: bfloat16 counts to 256, K is less.
             n = tl.inline_asm_elementwise(
-                "{.reg .b32 one; set.le.bf16x2.bf16x2 one, $2, $3; add.rn.bf16x2 $0, $1, one;}" if KIND == BF16 else
-                "{.reg .b32 one; set.le.f16x2.f16x2 one, $2, $3; add.rn.f16x2 $0, $1, one;}",
-                "=r,r,r,r", [n, word, both], tl.int32, True, 1)  # fmt: skip
+                _COUNT_BF16 if KIND == BF16 else _COUNT_FP16, "=r,r,r,r", [n, words[k], both], tl.int32, True, 1)  # fmt: skip
         else:
             # The upper bit of a half of `0x8000 + key - magnitude` is set where the magnitude is at most the key.
-            n += (((both | -2147450880) - word) >> 15) & 0x10001
+            n += (((both | -2147450880) - magnitudes(words[k], KIND)) >> 15) & 0x10001
     if KIND == FP32:
         return tl.sum(n, axis=1)
     elif PACKED:
