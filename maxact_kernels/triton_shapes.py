@@ -50,7 +50,7 @@ MEDIANS = (  # counts=False
     *LEAN[:2],
     Row(512, 2, 128, 1, 12, shared=True),  # -
     Row(1024, 1, 128, 1, 16, shared=True),  # -
-    Row(2048, 1, 128, 1, 16, shared=True),  # -; 70 % with maxima in registers and so 8 programs
+    Row(2048, 1, 128, 1, 14, shared=True),  # -; 70 % with maxima in registers and so 8 programs
     Row(2560, 1, 128, 1, 12, shared=True),  # -
     *LEAN[-3:],
 )
@@ -69,7 +69,7 @@ COUNTS = (  # a table of 32 KiB for each program: several warps share one
     Row(512, 2, 128, 1, 6),  # 28 % at 1024, ahead and 12 programs
     Row(1024, 1, 128, 1, 6, ahead=True),  # 39 % at 2048
     Row(2048, 4, 128, 4, 2),  # 43 %
-    Row(2560, 1, 256, 2, 8),  # 44 %
+    Row(2560, 1, 256, 2, 6),  # -; 44 % with 8 programs, of which 6 had room
     Row(5120, 1, 512, 4, 2, ahead=True),  # 40 % at 8192
     Row(10240, 1, 1024, 8, 1, ahead=True),  # 33 % at 18944
     Row(18432, 1, 1024, 8, 1),  # 33 % at 36864
