@@ -1,4 +1,4 @@
-"""The CUDA backend against what the card can read: `python -m benchmarks.roofline [--quick]`.
+"""The GPU backends against what the card can read: `python -m benchmarks.roofline [--quick]`.
 
 Each case is verified against the reference backend on a tensor of its width, dtype and data, then timed: CUDA events,
 cold L2, median of 15 runs, the read-only ceiling in the same run. Writes benchmarks/results/roofline-DEVICE.csv and .svg.
@@ -19,7 +19,7 @@ import torch
 from maxact_kernels import ProbeState, _cuda
 
 from .baselines import BASELINES, calibrators
-from .cases import GPU_CASES, SMALL_GPU_CASES, Case, bytes_that_count, make
+from .cases import GPU_CASES, SMALL_GPU_CASES, TRITON_CASES, Case, bytes_that_count, make
 from .throughput import verify
 
 RESULTS = Path(__file__).parent / "results"
@@ -123,7 +123,7 @@ def main() -> None:
                 "time_us": round(seconds * 1e6, 2),
                 "gbps": round(gbps, 1),
                 "share_of_ceiling": round(gbps / ceiling, 4),
-                "target": "" if case.target is None or what != "fused_probe" else case.target,
+                "target": "" if case.target is None or not what.startswith("fused_probe") else case.target,
                 "host_us": "" if host_s is None else round(host_s * 1e6, 2),
             }
         )
@@ -140,13 +140,19 @@ def main() -> None:
         if case == GPU_CASES[0]:
             record(case, "aminmax", gpu_seconds(lambda: BASELINES["aminmax"](x)), n_bytes)
             baselines(case, record, compiled=not quick)
+    for case in TRITON_CASES:
+        verify(case, make(smaller(case), "cuda")[0], "triton")
+        x, _ = make(case, "cuda")
+        state = ProbeState(x.shape[-1], x.dtype, "cuda", backend="triton", **case.options)
+        record(case, "fused_probe, triton", gpu_seconds(lambda: state.update(x)), bytes_that_count(case, None))
     for case in SMALL_GPU_CASES:
         x, _ = make(case, "cuda")
-        verify(case, x, "cuda")
-        state = ProbeState(x.shape[-1], x.dtype, "cuda", backend="cuda", **case.options)
         n_bytes = bytes_that_count(case, None)
-        host = host_seconds(lambda: state.update(x))
-        record(case, "fused_probe", graph_seconds(lambda: state.update(x)), n_bytes, host)
+        for backend, what in (("cuda", "fused_probe"), ("triton", "fused_probe, triton")):
+            verify(case, x, backend)
+            state = ProbeState(x.shape[-1], x.dtype, "cuda", backend=backend, **case.options)
+            host = host_seconds(lambda: state.update(x))
+            record(case, what, graph_seconds(lambda: state.update(x)), n_bytes, host)
 
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"roofline-{re.sub(r'[^a-z0-9]+', '-', device.lower().removeprefix('nvidia ')).strip('-')}.csv"

@@ -9,7 +9,7 @@ from functools import lru_cache
 from types import ModuleType
 from typing import NamedTuple
 
-PREFERENCE = ("cuda", "cpu", "reference")
+PREFERENCE = ("cuda", "triton", "cpu", "reference")
 
 
 class Backend(NamedTuple):

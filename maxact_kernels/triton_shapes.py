@@ -1,0 +1,86 @@
+"""The tiles of read_kernel, for every width and set of options: a small table, nothing is tried at run time."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .fields import Options
+
+
+class Shape(NamedTuple):
+    """How read_kernel cuts a tensor: tiles of `rows` rows as `chunks` tensors [rows, length] of words (triton_words.py)."""
+
+    rows: int
+    length: int
+    chunks: int
+    warps: int
+    programs: int  # for each multiprocessor
+    ahead: bool  # whether the next tile is loaded before this one is looked at
+    shared: bool  # whether the features' maxima lie in shared memory, where there is some to declare
+
+
+class Row(NamedTuple):
+    """Up to `words` words of a row."""
+
+    words: int
+    rows: int
+    length: int
+    warps: int
+    programs: int
+    ahead: bool = False
+    shared: bool = False
+
+
+# A warp reads 128 words at once, 16 bytes a lane. A lane holds words of the tile, of the next where it is loaded ahead, and
+# maxima of its features where they are not in shared memory, 128 registers of these at most, or they spill.
+# rows * length >= 128 * warps, or lanes would hold the same words. One warp a row, where it can, needs no barrier.
+# Behind a row: share of the read ceiling of an H100 at its last width, bf16, or "-" where nothing is measured yet.
+LEAN = (  # counts=False, medians=False
+    Row(32, 16, 32, 1, 12, shared=True),  # -; 20 % at 64 with 32 rows and maxima in registers
+    Row(64, 8, 64, 1, 12, shared=True),  # -; 23 % at 128 with 16 rows and maxima in registers
+    Row(512, 2, 128, 1, 12, shared=True),  # -; 65 % at 1024 with 4 rows and maxima in registers
+    Row(1024, 1, 128, 1, 16, shared=True),  # -
+    Row(2048, 1, 128, 1, 16, shared=True),  # -; 74 % with maxima in registers and so 8 programs
+    Row(2560, 1, 128, 1, 12, shared=True),  # -
+    Row(5120, 1, 512, 4, 3, ahead=True),  # 58 % at 8192
+    Row(10240, 1, 1024, 8, 1, ahead=True),  # 61 % at 18944
+    Row(18432, 1, 1024, 8, 1),  # 55 % at 36864
+)
+MEDIANS = (  # counts=False
+    *LEAN[:2],
+    Row(512, 2, 128, 1, 12, shared=True),  # -
+    Row(1024, 1, 128, 1, 16, shared=True),  # -
+    Row(2048, 1, 128, 1, 14, shared=True),  # -; 70 % with maxima in registers and so 8 programs
+    Row(2560, 1, 128, 1, 12, shared=True),  # -
+    *LEAN[-3:],
+)
+INT8 = (  # counts=False, int8_per_token=True
+    Row(32, 16, 32, 1, 8, shared=True),  # -
+    Row(64, 8, 64, 1, 8, shared=True),  # -
+    Row(512, 2, 128, 1, 10, shared=True),  # -
+    Row(1024, 1, 128, 1, 12, shared=True),  # -
+    Row(2048, 1, 128, 1, 12, shared=True),  # -; 57 % with maxima in registers and so 8 programs
+    Row(2560, 1, 128, 1, 8, shared=True),  # -
+    *LEAN[-3:],
+)
+COUNTS = (  # a table of 32 KiB for each program: several warps share one
+    Row(32, 16, 32, 1, 6, shared=True),  # -; 3 % at 64 with 32 rows, medians by density
+    Row(64, 8, 64, 1, 6, shared=True),  # -; 3 % at 128 with 16 rows, medians by density
+    Row(512, 2, 128, 1, 6),  # 28 % at 1024, ahead and 12 programs
+    Row(1024, 1, 128, 1, 6, ahead=True),  # 39 % at 2048
+    Row(2048, 4, 128, 4, 2),  # 43 %
+    Row(2560, 1, 256, 2, 6),  # -; 44 % with 8 programs, of which 6 had room
+    Row(5120, 1, 512, 4, 2, ahead=True),  # 40 % at 8192
+    Row(10240, 1, 1024, 8, 1, ahead=True),  # 33 % at 18944
+    Row(18432, 1, 1024, 8, 1),  # 33 % at 36864
+)
+MAX_WORDS = COUNTS[-1].words
+
+
+def shape_for(o: Options) -> Shape | None:
+    """The shape for rows of these options; None: they are too wide for registers."""
+    words = o.d if o.dtype == "float32" else -(-o.d // 2)
+    for row in COUNTS if o.counts else INT8 if o.int8_per_token else MEDIANS if o.medians else LEAN:
+        if words <= row.words:
+            return Shape(row.rows, row.length, -(-words // row.length), *row[3:])
+    return None

@@ -1,0 +1,222 @@
+"""Rows as words of 32 bits, two elements of 16 bits each or one of float32, and what is asked of them, in Triton.
+
+A tile is a tuple of K tensors [R, L] of words: R rows, of each the words k * L .. k * L + L - 1 in the k-th. So a thread
+always holds the same features, what is taken over k costs no exchange, and only the last of K may hold padding, zeros.
+Where PACKED, both halves of a word take one instruction (sm_90 and later); elsewhere the same is done half by half.
+"""
+
+import triton
+import triton.language as tl
+
+BF16, FP16, FP32 = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
+_HALVES = tl.constexpr(0x7FFF7FFF)  # magnitudes of two elements; of no element, where a smallest is looked for
+_UPPER = tl.constexpr(-65536)  # the upper half of a word
+_COUNT = "{{.reg .b32 one; abs.{0} one, $2; set.le.{0}.{0} one, one, $3; add.rn.{0} $0, $1, one;}}"
+_COUNT_BF16, _COUNT_FP16 = tl.constexpr(_COUNT.format("bf16x2")), tl.constexpr(_COUNT.format("f16x2"))
+
+
+@triton.jit
+def key_value(key, KIND: tl.constexpr):
+    """The magnitude that has these bits, float32."""
+    if KIND == FP16:
+        return key.to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
+    elif KIND == BF16:
+        return (key << 16).to(tl.float32, bitcast=True)
+    else:
+        return key.to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def floor_key(value, KIND: tl.constexpr):
+    """The key of the largest magnitude that is at most `value`, a float32 of at least 0."""
+    if KIND == FP16:
+        nearest = value.to(tl.float16)
+        key = nearest.to(tl.int16, bitcast=True).to(tl.int32)
+        return tl.where(nearest.to(tl.float32) > value, key - 1, key)
+    elif KIND == BF16:
+        return value.to(tl.int32, bitcast=True) >> 16
+    else:
+        return value.to(tl.int32, bitcast=True)
+
+
+@triton.jit
+def low_value(word, KIND: tl.constexpr):
+    """The first element of a word, float32."""
+    if KIND == FP16:
+        return word.to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
+    elif KIND == BF16:
+        return (word << 16).to(tl.float32, bitcast=True)
+    else:
+        return word.to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def high_value(word, KIND: tl.constexpr):
+    """The second element of a word, float32."""
+    if KIND == FP16:
+        return (word >> 16).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
+    else:
+        return (word & _UPPER).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def magnitudes(word, KIND: tl.constexpr):
+    return word & (0x7FFFFFFF if KIND == FP32 else _HALVES)
+
+
+@triton.jit
+def largest(a, b, KIND: tl.constexpr, PACKED: tl.constexpr):
+    """Element by element the larger of signed integers."""
+    if KIND == FP32:
+        return tl.maximum(a, b)
+    elif PACKED:
+        return tl.inline_asm_elementwise("max.s16x2 $0, $1, $2;", "=r,r,r", [a, b], tl.int32, True, 1)
+    else:
+        return (tl.maximum(a, b) & _UPPER) | ((tl.maximum(a << 16, b << 16) >> 16) & 0xFFFF)
+
+
+@triton.jit
+def largest_unsigned(a, b, KIND: tl.constexpr, PACKED: tl.constexpr):
+    """Element by element the larger of unsigned integers: a negative number is more than any other."""
+    if KIND != FP32 and PACKED:
+        return tl.inline_asm_elementwise("max.u16x2 $0, $1, $2;", "=r,r,r", [a, b], tl.int32, True, 1)
+    else:
+        u, v = a.to(tl.uint32, bitcast=True), b.to(tl.uint32, bitcast=True)
+        if KIND == FP32:
+            return tl.maximum(u, v).to(tl.int32, bitcast=True)
+        else:
+            high = tl.maximum(u, v).to(tl.int32, bitcast=True) & _UPPER
+            return high | (tl.maximum(u << 16, v << 16) >> 16).to(tl.int32, bitcast=True)
+
+
+@triton.jit
+def smallest_magnitudes(a, b, KIND: tl.constexpr, PACKED: tl.constexpr):
+    if KIND == FP32:
+        return tl.minimum(a, b)
+    elif PACKED:
+        return tl.inline_asm_elementwise("min.u16x2 $0, $1, $2;", "=r,r,r", [a, b], tl.int32, True, 1)
+    else:
+        return (tl.minimum(a, b) & _UPPER) | tl.minimum(a & 0xFFFF, b & 0xFFFF)
+
+
+@triton.jit
+def row_largest(words, KIND: tl.constexpr):
+    """The largest signed integer in words [R, L]. [R]"""
+    return tl.max(words if KIND == FP32 else tl.maximum(words >> 16, (words << 16) >> 16), axis=1)
+
+
+@triton.jit
+def row_most_negative(words, KIND: tl.constexpr):
+    """The magnitude of the largest unsigned integer in words [R, L], 0 if it has no sign. [R]"""
+    if KIND == FP32:
+        return tl.max(tl.where(words < 0, words & 0x7FFFFFFF, 0), axis=1)
+    else:
+        high = tl.where(words < 0, (words >> 16) & 0x7FFF, 0)
+        low = tl.where((words & 0x8000) != 0, words & 0x7FFF, 0)
+        return tl.max(tl.maximum(high, low), axis=1)
+
+
+@triton.jit
+def row_smallest(words, KIND: tl.constexpr):
+    """The smallest magnitude in words [R, L] of magnitudes. [R]"""
+    return tl.min(words if KIND == FP32 else tl.minimum(words >> 16, words & 0xFFFF), axis=1)
+
+
+@triton.jit
+def load_words(x_ptr, offset, on, n_words, d, KIND: tl.constexpr, ALIGNED: tl.constexpr, R: tl.constexpr,
+               L: tl.constexpr, K: tl.constexpr):  # fmt: skip
+    """A tile: the rows that begin `offset` [R] after x_ptr, in units of 16 bytes where ALIGNED, else of elements; zeros
+    where `on` [R] is False and behind the end of a row."""
+    UNIT: tl.constexpr = 4 if ALIGNED else 1
+    place = tl.arange(0, L)[None, :]
+    words = ()
+    for k in tl.static_range(K):
+        if ALIGNED or KIND == FP32:
+            at = (offset * UNIT)[:, None] + (k * L + place)
+            inside = on[:, None]
+            if k == K - 1:
+                inside = inside & ((k * L + place) // UNIT < n_words // UNIT)  # 16 bytes are inside or outside together
+            word = tl.load(x_ptr.to(tl.pointer_type(tl.int32)) + at, mask=inside, other=0)
+        else:
+            feature = 2 * (k * L + place)
+            halves = x_ptr.to(tl.pointer_type(tl.int16)) + (offset[:, None] + feature)
+            low = tl.load(halves, mask=on[:, None] & (feature < d), other=0).to(tl.int32) & 0xFFFF
+            word = low | (tl.load(halves + 1, mask=on[:, None] & (feature + 1 < d), other=0).to(tl.int32) << 16)
+        words = words + (word,)
+    return words
+
+
+@triton.jit
+def at_most(words, key, KIND: tl.constexpr, PACKED: tl.constexpr, R: tl.constexpr, L: tl.constexpr, K: tl.constexpr):
+    """How many elements of each row, padding too, have a magnitude of at most `key` [R]; none of them nan. [R] int32"""
+    n = tl.zeros([R, L], tl.int32)
+    both = (key if KIND == FP32 else key * 0x10001)[:, None]
+    for k in tl.static_range(K):
+        if KIND == FP32:
+            n += (magnitudes(words[k], KIND) <= both).to(tl.int32)
+        elif PACKED:
+            # Ones of the element type, added in that type: bfloat16 counts to 256, K is less.
+            n = tl.inline_asm_elementwise(
+                _COUNT_BF16 if KIND == BF16 else _COUNT_FP16, "=r,r,r,r", [n, words[k], both], tl.int32, True, 1)  # fmt: skip
+        else:
+            # The upper bit of a half of `0x8000 + key - magnitude` is set where the magnitude is at most the key.
+            n += (((both | -2147450880) - magnitudes(words[k], KIND)) >> 15) & 0x10001
+    if KIND == FP32:
+        return tl.sum(n, axis=1)
+    elif PACKED:
+        return tl.sum((low_value(n, KIND) + high_value(n, KIND)).to(tl.int32), axis=1)
+    else:
+        return tl.sum((n >> 16) + (n & 0xFFFF), axis=1)
+
+
+@triton.jit
+def survey(words, n_words, d, KIND: tl.constexpr, PACKED: tl.constexpr, R: tl.constexpr, L: tl.constexpr, K: tl.constexpr):
+    """Of each row the largest positive and negative magnitude (0: none), the smallest, and the sum (float64). [R] each
+
+    Float32 adds chains of 4 words, K / 4 of those and the halves of a word, 15 additions at most for K <= 44; float64
+    adds the rest.
+    """
+    positive, negative = tl.zeros([R, L], tl.int32), tl.zeros([R, L], tl.int32)
+    least = tl.full([R, L], 0x7FFFFFFF if KIND == FP32 else _HALVES, tl.int32)
+    whole, chain = tl.zeros([R, L], tl.float32), tl.zeros([R, L], tl.float32)
+    for k in tl.static_range(K):
+        word = words[k]
+        magnitude = magnitudes(word, KIND)
+        positive = largest(positive, word, KIND, PACKED)
+        negative = largest_unsigned(negative, word, KIND, PACKED)
+        if k == K - 1:
+            magnitude = _but_padding(magnitude, k, n_words, d, KIND, L)
+        least = smallest_magnitudes(least, magnitude, KIND, PACKED)
+        value = low_value(word, KIND)
+        if KIND != FP32:
+            value += high_value(word, KIND)
+        chain = value if k % 4 == 0 else chain + value
+        if k % 4 == 3 or k == K - 1:
+            whole += chain
+    positive, negative = tl.maximum(row_largest(positive, KIND), 0), row_most_negative(negative, KIND)
+    return positive, negative, row_smallest(least, KIND), tl.sum(whole.to(tl.float64), axis=1)
+
+
+@triton.jit
+def mean_key(words, d, KIND: tl.constexpr, PACKED: tl.constexpr, R: tl.constexpr, L: tl.constexpr, K: tl.constexpr):
+    """The mean of the keys' upper 16 bits: about the logarithm of |x|, so it follows a row's scale. [R] float32"""
+    keys = tl.zeros([R, L], tl.int32)
+    for k in tl.static_range(K):
+        magnitude = magnitudes(words[k], KIND)
+        if KIND != FP32 and PACKED:
+            keys = tl.inline_asm_elementwise("dp2a.lo.u32.u32 $0, $2, 257, $1;", "=r,r,r", [keys, magnitude],
+                                             tl.int32, True, 1)  # fmt: skip
+        else:
+            keys += (magnitude >> 16) if KIND == FP32 else (magnitude >> 16) + (magnitude & 0xFFFF)
+    return tl.sum(keys.to(tl.float32), axis=1) / d
+
+
+@triton.jit
+def _but_padding(magnitude, k: tl.constexpr, n_words, d, KIND: tl.constexpr, L: tl.constexpr):
+    """The magnitudes [R, L] of the k-th words, the largest number in place of padding."""
+    place = k * L + tl.arange(0, L)[None, :]
+    inside = tl.where(place < n_words, magnitude, 0x7FFFFFFF if KIND == FP32 else _HALVES)
+    if KIND == FP32:
+        return inside
+    else:
+        return tl.where(2 * place + 1 == d, inside | 0x7FFF0000, inside)  # a row of an odd width ends within a word
