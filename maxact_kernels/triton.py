@@ -19,7 +19,6 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE_TYPES = ("cuda", "xpu", "cpu") if INTERPRETED else ("cuda", "xpu")
 
 
-
 @lru_cache
 def unavailable() -> str | None:
     """Why this backend cannot run here, or None."""

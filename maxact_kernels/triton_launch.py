@@ -152,7 +152,8 @@ class Handle:
         self.book[B.ENTRIES.value] = self.entries.data_ptr()
         self.book_address = self.book.data_ptr()
         self.plans: dict[tuple[bool, bool, bool], Plan] = {}
-        self.capacity, self.rows, self.rows_address = 0, None, 0
+        self.capacity, self.rows_address = 0, 0
+        self.rows: list[torch.Tensor] = []  # the last is in use; a captured graph goes on with the one it knows
         self.row_bytes = _ROW_BYTES_INT8 if o.int8_per_token else _ROW_BYTES
         self.element_bytes = getattr(torch, o.dtype).itemsize
         self.most_rows = max(1, min(MAX_ROWS, MAX_ELEMENTS // max(o.d, 1)))
@@ -198,10 +199,10 @@ class Handle:
             plan.n_orders + N_CLOSING.value, stream, ids, book, rows, n_rows, capacity, topk, n_pieces, n_programs + n_pieces)  # fmt: skip
 
     def _grow(self, n_rows: int) -> None:
-        self.capacity = -(-n_rows // 256) * 256
+        self.capacity = max(-(-n_rows // 256) * 256, min(2 * self.capacity, MAX_ROWS))
         with torch.inference_mode(False):
-            self.rows = torch.empty(self.capacity * self.row_bytes, dtype=torch.uint8, device=self.device)
-        self.rows_address = self.rows.data_ptr()
+            self.rows.append(torch.empty(self.capacity * self.row_bytes, dtype=torch.uint8, device=self.device))
+        self.rows_address = self.rows[-1].data_ptr()
 
 
 def _parts(run: Run, most: int, element_bytes: int) -> Iterator[Run]:
