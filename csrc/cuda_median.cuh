@@ -19,10 +19,10 @@ struct Search {
   __device__ __forceinline__ bool is_next(int rank) const { return is_next_up(rank) || n_enough == rank; }
 
   // Takes in, where a row was `counted`, that `most` elements are at most `key` and `less` at most `low`, key - 1 or key
-  // itself; this was count `turn`, from 1. Returns the next key to count around: the missing ranks times the width, from the count just made. Two counts
-  // that differ enough give a width of their own; where a step changed little of what was missing, the next is longer.
-  // From the eighth count on halving, so that no data need more than 8 + log2(range). No branch: lanes must not
-  // part.
+  // itself; this was count `turn`, from 1. Returns the next key to count around: the missing ranks times the width, from
+  // the count just made. Two counts that differ enough give a width of their own; where a step changed little of what was
+  // missing, the next is longer. From the eighth count on halving, so that no data need more than 8 + log2(range). No
+  // branch: lanes must not part.
   __device__ __forceinline__ int narrow(bool counted, int turn, int key, int low, int less, int most, int rank) {
     const bool is_above = most < rank, is_below = less >= rank;
     const float missing = static_cast<float>(rank - (is_above ? most : less)) - 0.5f;

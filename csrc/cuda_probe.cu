@@ -50,6 +50,7 @@ class DeviceGuard {
   bool changed_ = false;
 };
 
+constexpr uint32_t kFewestBins = 128;  // of a table of counts: what a warp flushes at once
 constexpr int kLarge = 160 << 10;  // shared memory of a block: sm_80, 90 and 100 have it, 86, 89 and 120 have 99 KB
 
 size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
@@ -103,7 +104,7 @@ CudaProbe::CudaProbe(const Fields& fields, const Options& options, Dtype dtype, 
     : dtype_(dtype), device_(device) {
   if (options.d == 0) return;
   n_sms_ = attribute(cudaDevAttrMultiProcessorCount, device);
-  shared_ = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device), major_ = attribute(cudaDevAttrComputeCapabilityMajor, device);
+  shared_ = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   launch_.f = fields, launch_.o = options;
   lay_out(launch_.scratch, static_cast<char*>(scratch), n_sms_, options.topk);
   const DeviceGuard guard(device_);
@@ -119,7 +120,7 @@ CudaProbe::CudaProbe(const Fields& fields, const Options& options, Dtype dtype, 
 
 // The kernel and the team that waste the least: a tile costs its pieces, and as much as 8 more for what its rows cost
 // beside their elements, and one for each warp that must agree; warps without a team do nothing. A kernel for all
-// statistics must have room for all of its table of counts.
+// statistics must have room for all of its table of counts, others for a part of it.
 CudaProbe::Plan CudaProbe::plan(bool vectors) const {
   const Options& o = launch_.o;
   const bool fp32 = dtype_ == Dtype::float32, counts = launch_.f.counts;
@@ -138,7 +139,7 @@ CudaProbe::Plan CudaProbe::plan(bool vectors) const {
     for (int team = 1; team <= (kernel.team ? kernel.warps : 1); ++team) {
       if (team * lanes * kernel.pieces < row_pieces) continue;
       p.g.team = team;
-      const bool has_room = !kernel.all || place(p, limit) <= shared_;
+      const bool has_room = place(p, kernel.all ? limit : counts ? kFewestBins : 0) <= shared_;
       double cost = (kernel.rows * kernel.pieces + (7 + team)) / double(kernel.rows * kernel.side) * kernel.warps / (kernel.warps / team);
       if (!kernel.all) cost *= 1 + all;  // right for all statistics, too, but slower
       if (has_room && cost < least) least = cost, best = p;
@@ -157,9 +158,9 @@ CudaProbe::Plan CudaProbe::plan(bool vectors) const {
   // 89 nearly all rows take the slow way.
   g.limit = limit;
   uint32_t n_bins = limit;
-  while (counts && n_bins > 128 && place(best, n_bins) > shared_) n_bins -= 128;
+  while (counts && n_bins > kFewestBins && place(best, n_bins) > shared_) n_bins -= kFewestBins;
   best.shared_bytes = place(best, counts ? n_bins : 0);
-  if (counts && shared_ < kLarge && major_ >= 12)
+  if (counts && shared_ < kLarge && target_ >= 120)
     g.first_bin = (dtype_ == Dtype::float16 ? 19456 : 17536) - g.n_bins;
   else if (counts)
     g.limit = g.n_bins;

@@ -123,7 +123,7 @@ class CudaProbe {
 
   Launch launch_{};
   Dtype dtype_;
-  int device_, n_sms_ = 0, shared_ = 0, major_ = 0;
+  int device_, n_sms_ = 0, shared_ = 0;
   int target_ = 0;  // the compute capability that the code in use was compiled for
   Plan plans_[2];  // for rows in pieces of 16 bytes, and for others
 };

@@ -10,8 +10,8 @@ import triton.language as tl
 from . import triton_book as B
 from .triton_words import FP16, FP32, at_most, magnitudes
 
-# Bins of a table. 64 octaves of bfloat16; 11 of fp16: with what Triton
-# itself needs it must stay within the 48 KiB that a kernel may use unasked, or the launch is refused.
+# Bins of a table: 64 octaves of bfloat16, 11 of fp16. With what Triton itself needs it must stay within the 48 KiB that a
+# kernel may use unasked, or the launch is refused.
 WIDE_BINS, FINE_BINS = 8192, 11264
 # In front of the bins a word for each lane, where what the table does not hold is counted: 32 lanes in 32 banks.
 OPEN = (

@@ -9,7 +9,7 @@ import triton.language as tl
 
 from . import triton_book as B
 from .triton_fold import best_peak, best_ratio
-from .triton_words import key_value
+from .triton_words import low_value
 
 _COLS = tl.constexpr(2048)
 # A candidate may list as many elements as this, though fewer could matter: looking for the few costs more.
@@ -209,11 +209,11 @@ def _close(part, book_ptr, rows_ptr, n_rows, capacity, topk, n_pieces, n_ties, K
         from_least = tl.load(book_ptr + B.FROM_LEAST).to(tl.int32)
         if from_least > 0:  # there was an element
             positive, negative = tl.load(book_ptr + B.POSITIVE).to(tl.int32), tl.load(book_ptr + B.NEGATIVE).to(tl.int32)
-            least = key_value(0x7FFFFFFF - from_least, KIND)
+            least = low_value(0x7FFFFFFF - from_least, KIND)
             # Without a positive element the largest is minus the smallest magnitude, and the other way round; no zero has a sign.
             minus_least = tl.where(from_least == 0x7FFFFFFF, 0.0, -least)
-            highest = tl.where(positive > 0, key_value(positive, KIND), minus_least)
-            minus_lowest = tl.where(negative > 0, key_value(negative, KIND), minus_least)
+            highest = tl.where(positive > 0, low_value(positive, KIND), minus_least)
+            minus_lowest = tl.where(negative > 0, low_value(negative, KIND), minus_least)
             kept = B.field(book_ptr, B.MAX, tl.float32)
             tl.store(kept, tl.maximum(tl.load(kept), highest))
             kept = B.field(book_ptr, B.NEG_MIN, tl.float32)

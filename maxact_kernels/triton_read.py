@@ -1,7 +1,7 @@
 """The Triton kernel that reads the tensor: each element once, a few words a row written.
 
 Programs stride over tiles of R rows (triton_words.py), each of which lies in registers while the next is on its way. The
-features' maxima lie in registers too, and are given to the state once. What is left of a row is folded by
+features' maxima lie in registers too or, where PTX is, in shared memory, and are given to the state once. What is left of a row is folded by
 triton_fold.py.
 """
 
@@ -19,9 +19,9 @@ from .triton_words import (
     FP32,
     at_most,
     floor_key,
-    key_value,
     largest_unsigned,
     load_words,
+    low_value,
     magnitudes,
     mean_key,
     survey,
@@ -120,7 +120,7 @@ def read_kernel(
             zeros = tl.where(on, zeros, 0)
             n_zero += zeros
 
-        m = key_value(top, KIND)
+        m = low_value(top, KIND)
         bits = m.to(tl.int32, bitcast=True)
         key = B.row_key(bits, row, id, NAMED)
         if PEAKS == "":
@@ -159,7 +159,7 @@ def read_kernel(
                 found, found_width = median_keys(again, needs, top, guess, width, rank, KIND, PACKED, R, L, K)
                 offset = tl.where(needs, offset + 0.25 * (found.to(tl.float32) / scale - level - offset), offset)
                 width = tl.where(needs, width + 0.25 * (found_width - width), width)
-            median = key_value(found, KIND)
+            median = low_value(found, KIND)
             median_bits = tl.where(needs, median.to(tl.int32, bitcast=True), median_bits)
             # Not r_t > t_ratio: this product and that quotient can round to different sides.
             floor = tl.maximum(t_abs, t_ratio * median)
@@ -225,7 +225,7 @@ def _flush_peaks(channel, keys, first_word, d, KIND: tl.constexpr, L: tl.constex
 @triton.jit
 def _raise(channel, feature, keys, d, KIND: tl.constexpr):
     """Raise the state's maxima of the features by the largest of keys [R, L] over rows."""
-    bits = key_value(tl.max(keys, axis=0), KIND).to(tl.int32, bitcast=True)
+    bits = low_value(tl.max(keys, axis=0), KIND).to(tl.int32, bitcast=True)
     inside = feature < d
     # Read first: after the first tensor of a stream few rise, and a million additions take 20 us.
     kept = tl.load(channel + feature, mask=inside, other=0x7FFFFFFF)

@@ -16,17 +16,6 @@ _COUNT_BF16, _COUNT_FP16 = tl.constexpr(_COUNT.format("bf16x2")), tl.constexpr(_
 
 
 @triton.jit
-def key_value(key, KIND: tl.constexpr):
-    """The magnitude that has these bits, float32."""
-    if KIND == FP16:
-        return key.to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
-    elif KIND == BF16:
-        return (key << 16).to(tl.float32, bitcast=True)
-    else:
-        return key.to(tl.float32, bitcast=True)
-
-
-@triton.jit
 def floor_key(value, KIND: tl.constexpr):
     """The key of the largest magnitude that is at most `value`, a float32 of at least 0."""
     if KIND == FP16:
@@ -41,7 +30,7 @@ def floor_key(value, KIND: tl.constexpr):
 
 @triton.jit
 def low_value(word, KIND: tl.constexpr):
-    """The first element of a word, float32."""
+    """The first element of a word, or the magnitude that has a key's bits, float32."""
     if KIND == FP16:
         return word.to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
     elif KIND == BF16:

@@ -223,19 +223,20 @@ struct Launch;
 
 }  // namespace maxact::cuda
 
-// The runtime of a device with 227 KB of shared memory a block, as an H100 has.
+// The runtime of a device, an H100 unless the environment says otherwise.
 
 using cudaError_t = int;
 using cudaStream_t = void*;
 enum { cudaSuccess, cudaErrorInsufficientDriver = 35 };
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount, cudaDevAttrMaxSharedMemoryPerBlockOptin, cudaDevAttrComputeCapabilityMajor };
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount, cudaDevAttrMaxSharedMemoryPerBlockOptin };
 enum { cudaFuncAttributeMaxDynamicSharedMemorySize };
 #define CUDART_VERSION 0
 inline const char* cudaGetErrorString(cudaError_t) { return "an error"; }
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr name, int) {
-  const char* n = getenv("N_MULTIPROCESSORS");
-  const int values[] = {n ? atoi(n) : 3, 232448, 9};
-  *value = values[name];
+  const char* const names[] = {"N_MULTIPROCESSORS", "SHARED_BYTES"};
+  const int values[] = {3, static_cast<int>(maxact::cuda::kShared)};
+  const char* given = getenv(names[name]);
+  *value = given ? atoi(given) : values[name];
   return 0;
 }
 inline cudaError_t cudaGetDevice(int* device) { return *device = 0; }
@@ -244,7 +245,10 @@ inline cudaError_t cudaGetDeviceCount(int* n) { *n = 1; return 0; }
 inline cudaError_t cudaDriverGetVersion(int* version) { *version = 1; return 0; }
 inline cudaError_t cudaFuncSetAttribute(const void*, int, int) { return 0; }
 struct cudaFuncAttributes { int ptxVersion; };
-inline cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void*) { return attributes->ptxVersion = 90, 0; }
+inline cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void*) {
+  const char* target = getenv("TARGET");
+  return attributes->ptxVersion = target ? atoi(target) : 90, 0;
+}
 template <class = void>
 UNSEEN cudaError_t cudaLaunchKernel(const void* function, dim3 grid, dim3 block, void** arguments, size_t n_shared, cudaStream_t) {
   using maxact::cuda::Launch, maxact::cuda::shared;

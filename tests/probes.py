@@ -23,9 +23,9 @@ every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dty
 # Everything that a state can hold, so that a law or a hazard is tested on all of it.
 EVERYTHING = dict(topk=7, n_samples=3, int8_per_token=True)
 
-# One law needs some ten updates of the reference, 3 ms each.
-# Interpreted Triton kernels need a hundred times that.
-law = settings(max_examples=2 if os.environ.get("TRITON_INTERPRET") == "1" else 25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# One law needs some ten updates of the reference, 3 ms each; interpreted Triton kernels need a hundred times that.
+EXAMPLES = 2 if os.environ.get("TRITON_INTERPRET") == "1" else 25
+law = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 class Place(NamedTuple):

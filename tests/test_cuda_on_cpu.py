@@ -49,6 +49,14 @@ def test_neither_the_order_of_threads_nor_the_number_of_blocks_changes_a_bit(run
         assert_identical(run((x, None, None), environment=environment, **EVERYTHING), one)
 
 
+@pytest.mark.parametrize("shared_bytes", [166912, 101376])  # A100; sm_86 and 89, and later GPUs that run PTX of compute_80
+@pytest.mark.parametrize("d", [64, 576, 1024, 4096, 8192])
+def test_gpus_with_less_shared_memory_take_other_kernels_and_give_the_same(run, d, shared_bytes):
+    x = hazards(70, d, torch.bfloat16)
+    environment = {"TARGET": "80", "SHARED_BYTES": str(shared_bytes)}
+    assert_agrees(run((x, None, None), environment=environment), REFERENCE.probe(x), x)
+
+
 def test_tiles_that_nobody_was_dealt_are_taken_once(run):
     x = noise(1000, 1024)  # on one multiprocessor more than ten tiles a warp
     ours = run((x, None, None), environment={"N_MULTIPROCESSORS": "1"})
