@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -12,6 +11,9 @@ from typing import Annotated
 
 import typer
 
+from . import cli_runs
+from .terminal import AsJson, console, note, print_json, progress
+
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -19,10 +21,10 @@ app = typer.Typer(
     help="How large the activations inside a language model get, where, and what that means for low-bit formats.",
 )
 
+app.add_typer(cli_runs.app)
+
 # Click's, or that of the copy of click inside newer versions of typer.
 UsageError = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command(epilog="Example: maxact measure smollm2-135m --bos --output runs/smollm2-bos")
@@ -68,7 +70,7 @@ def measure(
     texts = corpora.load_corpus(corpus, limit=limit)
     if texts.n_unreadable:
         lines = "1 line" if texts.n_unreadable == 1 else f"{texts.n_unreadable:,} lines"
-        _note(f"{lines} of the corpus could not be used, the first: {texts.first_fault}")
+        note(f"{lines} of the corpus could not be used, the first: {texts.first_fault}")
     loaded = load_model(
         model,
         dtype=dtype,
@@ -76,9 +78,9 @@ def measure(
         attn=attn,
         revision=revision,
         trust_remote_code=trust_remote_code,
-        progress=_note,
+        progress=note,
     )
-    with _progress() as on_progress:
+    with progress() as on_progress:
         run = run_measurement(
             loaded.model,
             loaded.tokenizer,
@@ -93,7 +95,7 @@ def measure(
             backend=backend,
             provenance={"model": loaded.provenance},
             on_progress=on_progress,
-            on_note=_note,
+            on_note=note,
         )
     try:
         run.save(output, overwrite=overwrite)
@@ -101,22 +103,10 @@ def measure(
         rescue = Path(tempfile.mkdtemp(prefix="maxact-")) / "run"
         run.save(rescue)
         raise OSError(f"{output}: could not be written ({error}); the run was saved to {rescue} instead") from None
-    _print_run(run, as_json)
-    _note(f"Written to {output}.")
+    cli_runs.print_run(run, as_json)
+    note(f"Written to {output}.")
     if run.partial:
         raise typer.Exit(130)
-
-
-@app.command(epilog="Example: maxact show runs/smollm2-135m --kind mlp_output")
-def show(
-    run: Annotated[Path, typer.Argument(help="A run directory.")],
-    kind: Annotated[str, typer.Option(help="Which sites to tabulate.")] = "hidden",
-    as_json: AsJson = False,
-) -> None:
-    """Print a run: M and its place, a table over layers, a picture."""
-    from .run import Run
-
-    _print_run(Run.load(run), as_json, kind)
 
 
 @app.command(epilog="Example: maxact tensor activations.safetensors --json")
@@ -141,9 +131,9 @@ def tensor(
             else:
                 top = [[*map(lambda v: v.item(), element)] for element in zip(*summary.topk)]
                 rows.append(row | summary.scalars() | {"topk": top})
-        _print_json(plain(rows))
+        print_json(plain(rows))
     else:
-        _console().print(tensor_table(found))
+        console().print(tensor_table(found))
 
 
 @app.command(epilog="Example: maxact doctor --json")
@@ -153,7 +143,7 @@ def doctor(as_json: AsJson = False) -> None:
 
     found = examine()
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         print("\n".join(describe(found)))
 
@@ -191,68 +181,6 @@ def _check_writable(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         pass
-
-
-def _console():
-    from rich.console import Console
-
-    # Tokens and names come from others: no markup, no emoji codes. Wide enough for the tables where nobody looks.
-    return Console(markup=False, emoji=False, highlight=False, width=None if sys.stdout.isatty() else 120)
-
-
-def _print_run(run, as_json: bool, kind: str = "hidden") -> None:
-    from .show import print_run
-
-    if as_json:
-        _print_json(run.to_json())
-    else:
-        print_run(run, _console(), kind)
-
-
-def _print_json(value) -> None:
-    print(json.dumps(value, indent=1, allow_nan=False))
-
-
-def _note(sentence: str) -> None:
-    print(sentence, file=sys.stderr, flush=True)
-
-
-class _progress:
-    """A bar on stderr with tokens per second and the running M; without a terminal a line every ten seconds."""
-
-    def __enter__(self):
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        console = Console(stderr=True)
-        self.bar = Progress(
-            TextColumn("measuring"),
-            BarColumn(),
-            TextColumn("{task.completed:,.0f}/{task.total:,.0f} tokens"),
-            TextColumn("{task.fields[speed]:,.0f} tokens/s"),
-            TextColumn("M = {task.fields[M]:,.6g}"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self.task, self.said = None, 0.0
-        self.bar.start()
-        return self.update
-
-    def update(self, progress) -> None:
-        speed = progress.n_tokens / progress.seconds
-        if self.task is None:
-            self.task = self.bar.add_task("", total=progress.n_tokens_total, speed=0.0, M=0.0)
-        self.bar.update(self.task, completed=progress.n_tokens, speed=speed, M=progress.M)
-        if self.bar.disable and (progress.seconds - self.said > 10 or progress.n_tokens == progress.n_tokens_total):
-            self.said = progress.seconds
-            _note(
-                f"measured {progress.n_tokens:,} of {progress.n_tokens_total:,} tokens, {speed:,.0f} tokens/s, "
-                f"M = {progress.M:,.6g}"
-            )
-
-    def __exit__(self, *exception) -> None:
-        self.bar.stop()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,33 @@
+"""Commands on run directories: they need neither a model nor a GPU, and import PyTorch nowhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .terminal import AsJson, console, print_json
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: maxact show runs/smollm2-135m --kind mlp_output")
+def show(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    kind: Annotated[str, typer.Option(help="Which sites to tabulate.")] = "hidden",
+    as_json: AsJson = False,
+) -> None:
+    """Print a run: M and its place, a table over layers, a picture."""
+    from .run import Run
+
+    print_run(Run.load(run), as_json, kind)
+
+
+def print_run(run, as_json: bool, kind: str = "hidden") -> None:
+    from .show import print_run as print_for_people
+
+    if as_json:
+        print_json(run.to_json())
+    else:
+        print_for_people(run, console(), kind)
