@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -14,6 +13,7 @@ import torch
 from . import __version__
 from .corpus import Corpus, Encoded, encode, load_corpus
 from .hooks import Probe, attach, describe
+from .planning import Work, plan
 from .run import Run
 
 
@@ -78,9 +78,7 @@ def measure(
     started, clock = datetime.now(UTC), time.perf_counter()
     device = model.get_input_embeddings().weight.device
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
-    pending = deque(plan(encoded, tokens_per_batch))
-    done: list[int] = []
-    interrupted, smallest_budget = False, tokens_per_batch
+    work = Work(encoded, plan(encoded, tokens_per_batch), tokens_per_batch)
     options = dict(
         topk=topk,
         t_abs=t_abs,
@@ -89,40 +87,21 @@ def measure(
         n_samples=len(corpus.samples),
         backend=backend,
     )
+
+    def after_batch() -> None:
+        if on_progress:
+            on_progress(Progress(work.n_tokens, total, time.perf_counter() - clock, _largest(probe)))
+
     with attach(model, sites, **options) as probe, torch.inference_mode():
-        in_batch = False  # between batches the states are whole, wherever an interruption strikes
-        try:
-            while pending:
-                batch, n_done = pending.popleft(), len(done)
-                before = probe.snapshot()
-                in_batch = True
-                try:
-                    _forward(decoder, probe, encoded, batch, device)
-                except (RuntimeError, MemoryError) as error:
-                    if not _out_of_memory(error):
-                        raise
-                    probe.restore(before)
-                    in_batch = False
-                    smallest_budget = _halve(pending, batch, encoded, error)
-                    note(
-                        f"A batch of {_padded(batch, encoded)} tokens did not fit in memory; going on with {smallest_budget}."
-                    )
-                    continue
-                done += batch
-                in_batch = False
-                if on_progress:
-                    n_tokens = sum(len(encoded[i].ids) for i in done)
-                    on_progress(Progress(n_tokens, total, time.perf_counter() - clock, _largest(probe)))
-        except KeyboardInterrupt:
-            if in_batch:
-                probe.restore(before)
-                del done[n_done:]
-            interrupted = True
-    if not interrupted:
+        whole = _measure_all(
+            work, probe, lambda samples: _forward(decoder, probe, encoded, samples, device), after_batch, note
+        )
+    if whole:
         probe.check()
-    if not done:
+    if not work.done:
         raise KeyboardInterrupt
 
+    done = sorted(work.done)
     n_tokens = sum(len(encoded[i].ids) for i in done)
     _largest(probe)  # reads every state, so that wall_s holds what a GPU had yet to do
     return Run.from_probe(
@@ -130,7 +109,7 @@ def measure(
         {
             "maxact": __version__,
             "created": started.isoformat(timespec="seconds"),
-            "partial": interrupted,
+            "partial": not whole,
             "model": describe(model),
             "site_set": sites if isinstance(sites, str) else list(sites),
             "corpus": {
@@ -147,11 +126,10 @@ def measure(
             "n_samples": len(done),
             "n_tokens": n_tokens,
             "samples": [
-                {"index": encoded[i].index, "domain": encoded[i].domain, "n_tokens": len(encoded[i].ids)}
-                for i in sorted(done)
+                {"index": encoded[i].index, "domain": encoded[i].domain, "n_tokens": len(encoded[i].ids)} for i in done
             ],
             "mask_policy": "right padding, hidden by the attention mask, never counted",
-            "tokens_per_batch": smallest_budget,
+            "tokens_per_batch": work.budget,
             "environment": environment(device, probe),
             "wall_s": round(time.perf_counter() - clock, 3),
             "token_text": _token_text(probe, encoded, tokenizer),
@@ -160,16 +138,37 @@ def measure(
     )
 
 
-def plan(encoded: list[Encoded], tokens_per_batch: int) -> list[list[int]]:
-    """Batches of sample indices, longest samples first, each at most tokens_per_batch with its padding (or one sample)."""
-    order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i].ids))
-    batches: list[list[int]] = []
-    for i in order:
-        if batches and len(encoded[batches[-1][0]].ids) * (len(batches[-1]) + 1) <= tokens_per_batch:
-            batches[-1].append(i)
-        else:
-            batches.append([i])
-    return batches
+def _measure_all(
+    work: Work,
+    probe: Probe,
+    forward: Callable[[list[int]], None],
+    after_batch: Callable[[], None],
+    note: Callable[[str], None],
+) -> bool:
+    """Batch after batch until there is none left, True, or an interruption from the keyboard, False.
+
+    Either way the states hold whole batches, those of the samples that `work` has done.
+    """
+    before, n_done = None, 0
+    try:
+        while (samples := work.next()) is not None:
+            before, n_done = None, len(work.done)
+            before = probe.snapshot()
+            try:
+                forward(samples)
+            except (RuntimeError, MemoryError) as error:
+                if not _out_of_memory(error):
+                    raise
+                probe.restore(before)
+                _halve(work, samples, note, error)
+                continue
+            work.finish(samples)
+            after_batch()
+    except KeyboardInterrupt:
+        if before is not None and len(work.done) == n_done:
+            probe.restore(before)
+        return False
+    return True
 
 
 def environment(device: torch.device, probe: Probe | None = None) -> dict:
@@ -201,24 +200,16 @@ def _forward(decoder, probe: Probe, encoded: list[Encoded], batch: list[int], de
     decoder(input_ids=ids, attention_mask=mask.long(), use_cache=False)
 
 
-def _halve(pending: deque, batch: list[int], encoded: list[Encoded], error: Exception) -> int:
-    """Cut this batch and all that are left to half the tokens; returns that budget."""
-    if len(batch) == 1:
-        n = len(encoded[batch[0]].ids)
+def _halve(work: Work, samples: list[int], note: Callable[[str], None], error: Exception) -> None:
+    """Go on with half the tokens in a batch; raises torch.OutOfMemoryError if one sample is too much."""
+    if len(samples) == 1:
         raise torch.OutOfMemoryError(
-            f"a single sample of {n} tokens does not fit in memory; lower max_length (--max-length)"
+            f"a single sample of {work.n_padded(samples)} tokens does not fit in memory; lower max_length (--max-length)"
         ) from error
-    budget = max(_padded(batch, encoded) // 2, len(encoded[batch[0]].ids))
-    left = [i for b in (batch, *pending) for i in b]
-    pending.clear()
-    pending.extend([left[i] for i in part] for part in plan([encoded[i] for i in left], budget))
+    work.halve(samples)
+    note(f"A batch of {work.n_padded(samples)} tokens did not fit in memory; going on with {work.budget}.")
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return budget
-
-
-def _padded(batch: list[int], encoded: list[Encoded]) -> int:
-    return len(batch) * len(encoded[batch[0]].ids)
 
 
 def _out_of_memory(error: Exception) -> bool:

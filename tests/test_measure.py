@@ -6,7 +6,7 @@ from tiny_models import FAMILIES, N_LAYERS, VOCAB, one_thread, tiny  # noqa: F40
 
 from maxact import measure
 from maxact.corpus import Corpus, Encoded, Sample
-from maxact.measurement import plan
+from maxact.planning import Work, plan
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -84,6 +84,28 @@ def test_batches_hold_every_sample_once_and_no_more_tokens_than_allowed():
         for batch in batches:
             longest = max(len(encoded[i].ids) for i in batch)
             assert len(batch) == 1 or len(batch) * longest <= budget
+
+
+def test_where_a_batch_is_cut_depends_on_the_budget_and_not_on_what_was_done_before():
+    encoded = [Encoded([1] * (20 - i), i, "", False) for i in range(20)]
+    batches = plan(encoded, 100)
+
+    def pieces(work):
+        found = []
+        while (samples := work.next()) is not None:
+            assert len(samples) == 1 or work.n_padded(samples) <= work.budget
+            work.finish(samples)
+            found.append(samples)
+        return found
+
+    whole = pieces(Work(encoded, batches, 40))
+    assert sorted(i for samples in whole for i in samples) == list(range(20))
+    for n in range(len(whole)):
+        assert pieces(Work(encoded, batches, 40, {i for samples in whole[:n] for i in samples})) == whole[n:]
+    late = Work(encoded, batches, 100)
+    late.finish(first := late.next())
+    late.halve(first[:1] * 4)
+    assert late.budget == 40 and pieces(late) == pieces(Work(encoded, batches, 40, set(first)))
 
 
 class Faulty:

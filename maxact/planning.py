@@ -1,0 +1,65 @@
+"""Which samples go together through a model: batches are planned first, the same however they are then dealt or cut."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Sequence
+
+from .corpus import Encoded
+
+
+def plan(encoded: Sequence[Encoded], tokens_per_batch: int) -> list[list[int]]:
+    """Batches of sample indices, longest samples first, each at most tokens_per_batch with its padding (or one sample)."""
+    order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i].ids))
+    batches: list[list[int]] = []
+    for i in order:
+        if batches and len(encoded[batches[-1][0]].ids) * (len(batches[-1]) + 1) <= tokens_per_batch:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    return batches
+
+
+class Work:
+    """The batches that one process has yet to measure, and the samples that it has measured.
+
+    What a batch is made of depends on the plan and the budget alone, never on what was measured before or elsewhere:
+    when memory runs out, each batch is cut within itself.
+    """
+
+    def __init__(
+        self, encoded: Sequence[Encoded], batches: Sequence[list[int]], budget: int, done: Collection[int] = ()
+    ):
+        self.encoded = encoded
+        self.budget = budget  # tokens of a forward pass, padding included
+        self.done: list[int] = []
+        self.n_tokens = 0  # of what is done
+        left = ([i for i in batch if i not in done] for batch in batches)
+        self._left = deque(batch for batch in left if batch)
+
+    def next(self) -> list[int] | None:
+        """The samples of the next forward pass, the longest first; None when there are none left."""
+        return self._left[0][: self._that_fit(self._left[0])] if self._left else None
+
+    def finish(self, samples: list[int]) -> None:
+        """These samples, the latest that `next` gave, have been measured."""
+        rest = self._left[0][len(samples) :]
+        if rest:
+            self._left[0] = rest
+        else:
+            self._left.popleft()
+        self.done += samples  # in one step: an interruption finds them measured or not
+        self.n_tokens += sum(map(self.length, samples))
+
+    def halve(self, samples: list[int]) -> None:
+        """These were too many at once: half as many tokens from now on, but at least one sample."""
+        self.budget = max(self.n_padded(samples) // 2, self.length(samples[0]))
+
+    def length(self, sample: int) -> int:
+        return len(self.encoded[sample].ids)
+
+    def n_padded(self, samples: list[int]) -> int:
+        return len(samples) * self.length(samples[0])
+
+    def _that_fit(self, batch: list[int]) -> int:
+        return max(1, self.budget // self.length(batch[0]))
