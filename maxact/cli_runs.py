@@ -24,6 +24,21 @@ def show(
     print_run(Run.load(run), as_json, kind)
 
 
+@app.command(epilog="Example: maxact stability runs/smollm2-135m")
+def stability(run: Annotated[Path, typer.Argument(help="A run directory.")], as_json: AsJson = False) -> None:
+    """Is M the maximum? What the run's samples say about more samples, fewer and others; without the model."""
+    from .run import Run
+    from .stability import stability as examine
+
+    found = examine(Run.load(run))
+    if as_json:
+        print_json(found)
+    else:
+        from .show_stability import print_stability
+
+        print_stability(found, console())
+
+
 def print_run(run, as_json: bool, kind: str = "hidden") -> None:
     from .show import print_run as print_for_people
 

@@ -201,7 +201,7 @@ def test_help_comes_fast_and_imports_no_pytorch():
     assert min(seconds) < 3  # far above the 0.3 s that it takes: only an import of PyTorch would reach it
 
 
-@pytest.mark.parametrize("command", ["measure", "show", "tensor", "doctor"])
+@pytest.mark.parametrize("command", ["measure", "show", "stability", "tensor", "doctor"])
 def test_every_command_has_help_with_an_example_that_begins_with_its_name(command, capsys):
     out, _ = maxact(command, "--help", capsys=capsys)
     assert f"Example: maxact {command}" in " ".join(out.split())
