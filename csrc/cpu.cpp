@@ -143,10 +143,13 @@ void fold(const Fields& f, const Options& o, std::vector<RowFacts>& rows) {
     add_exactly(f.sum, row.sum);
     if (f.sample_absmax) {
       const int64_t sample = row.token.id >> 32;
-      if (sample >= 0 && sample < o.n_samples)
+      if (sample >= 0 && sample < o.n_samples) {
         f.sample_absmax[sample] = std::max(f.sample_absmax[sample], row.token.absmax);
-      else
+        f.sample_massive[sample] += finite && is_massive(o, row.token);
+        f.sample_tokens[sample] += 1;
+      } else {
         *f.n_outside_samples += 1;
+      }
     }
     if (finite) {
       add_token(f, o, row.token);

@@ -35,6 +35,7 @@ enum class Dtype { bfloat16, float16, float32 };
   FIELD(float, ratio_max_median) FIELD(float, peak_absmax) FIELD(int64_t, peak_token)                      \
   FIELD(float, peak_median) FIELD(float, topk_values) FIELD(int64_t, topk_token_ids)                       \
   FIELD(int64_t, topk_features) FIELD(float, channel_absmax) FIELD(float, sample_absmax)                   \
+  FIELD(int64_t, sample_massive) FIELD(int64_t, sample_tokens)                                             \
   FIELD(int64_t, sum) FIELD(int64_t, counts) FIELD(int64_t, ratio_sum) FIELD(int64_t, ratio_square_sum)    \
   FIELD(int64_t, ratio_table) FIELD(int64_t, int8_square_sum) FIELD(int64_t, int8_abs_sum)                 \
   FIELD(int64_t, int8_error_square_sum) FIELD(int64_t, int8_error_abs_sum)

@@ -129,7 +129,16 @@ def fields(options: Options) -> list[Field]:
         Field("topk_token_ids", i64, (k,), "topk", NO_TOKEN),
         Field("topk_features", i64, (k,), "topk", NO_TOKEN),
         Field("channel_absmax", f32, (o.d,), "max"),
-        *([Field("sample_absmax", f32, (o.n_samples,), "max")] if o.n_samples else []),
+        *(
+            [
+                # By the upper half of the token id; tokens that the mask hides or whose sample is out of range are in none.
+                Field("sample_absmax", f32, (o.n_samples,), "max"),  # over finite elements
+                Field("sample_massive", i64, (o.n_samples,), "sum"),  # tokens of n_massive_tokens: finite throughout
+                Field("sample_tokens", i64, (o.n_samples,), "sum"),  # tokens of n_tokens, those that hold nan or inf too
+            ]
+            if o.n_samples
+            else []
+        ),
         Field("sum", i64, (N_EXPONENTS,), "sum"),  # of x, an exact sum
         *([Field("counts", i64, (N_COUNTS,), "sum")] if o.counts else []),
         *(

@@ -107,13 +107,19 @@ def _topk(out: dict, values: torch.Tensor, magnitude: torch.Tensor, ids: torch.T
 
 
 def _samples(out: dict, row_bits: torch.Tensor, ids: torch.Tensor, n_samples: int) -> None:
-    """sample_absmax from the largest finite |x| of each token; the upper half of an id is its sample."""
-    sample = ids >> 32
-    inside = (sample >= 0) & (sample < n_samples)
+    """sample_absmax from the largest finite |x| of each token, and sample_tokens: all tokens, finite throughout or not."""
+    sample, inside = _sample_of(ids, n_samples)
     out["n_outside_samples"] += (~inside).sum()
+    out["sample_tokens"] += torch.bincount(sample[inside], minlength=n_samples)
     per_sample = torch.zeros(n_samples, dtype=torch.int32, device=ids.device)
     per_sample.scatter_reduce_(0, sample[inside], row_bits[inside], "amax")
     out["sample_absmax"].copy_(per_sample.view(torch.float32))
+
+
+def _sample_of(ids: torch.Tensor, n_samples: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The sample of each token, the upper half of its id, and whether there is such a sample."""
+    sample = ids >> 32
+    return sample, (sample >= 0) & (sample < n_samples)
 
 
 def _per_token(out: dict, x: torch.Tensor, bits: torch.Tensor, ids: torch.Tensor, options: F.Options) -> None:
@@ -127,7 +133,11 @@ def _per_token(out: dict, x: torch.Tensor, bits: torch.Tensor, ids: torch.Tensor
     t_ratio = torch.tensor(options.t_ratio, dtype=torch.float32, device=x.device)
 
     # Sun et al. 2024, Massive Activations in Large Language Models, section 2: |x| > 100 and |x| > 1000 medians.
-    out["n_massive_tokens"] += ((absmax > t_abs) & (ratio > t_ratio)).sum()
+    massive = (absmax > t_abs) & (ratio > t_ratio)
+    out["n_massive_tokens"] += massive.sum()
+    if options.n_samples:
+        sample, inside = _sample_of(ids, options.n_samples)
+        out["sample_massive"] += torch.bincount(sample[inside & massive], minlength=options.n_samples)
     magnitude = bits.view(torch.float32)
     out["n_massive_elements"] += ((magnitude > t_abs) & (magnitude > (t_ratio * median)[:, None])).sum()
     out["n_zero_median"] += ((median == 0) & (absmax > 0)).sum()

@@ -110,6 +110,16 @@ class Summary:
         return self._table("sample_absmax", "n_samples", "a positive n_samples")
 
     @property
+    def sample_massive(self) -> np.ndarray:
+        """How many massive tokens each sample holds; they add up to n_massive_tokens. [n_samples] int64"""
+        return self._table("sample_massive", "n_samples", "a positive n_samples")
+
+    @property
+    def sample_tokens(self) -> np.ndarray:
+        """How many tokens each sample holds; they add up to n_tokens. [n_samples] int64"""
+        return self._table("sample_tokens", "n_samples", "a positive n_samples")
+
+    @property
     def counts(self) -> np.ndarray:
         """counts[k]: elements whose magnitude has the bits k; for float32 the upper 16 bits. [32768] int64"""
         return self._table("counts", "counts", "counts=True")

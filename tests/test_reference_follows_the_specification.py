@@ -22,10 +22,12 @@ def defined(x: torch.Tensor, ids: list[int], topk: int, t_abs: float, t_ratio: f
         n_nan=0, n_inf=0, n_zero=0, n_massive_tokens=0, n_massive_elements=0, n_zero_median=0, first_nonfinite=None,
         counts=np.zeros(32768, np.int64), ratio_table=np.zeros((RATIO_ROWS, RATIO_COLS), np.int64),
         channel_absmax=np.zeros(x.shape[1], F32), sample_absmax=np.zeros(n_samples, F32),
+        sample_massive=np.zeros(n_samples, np.int64), sample_tokens=np.zeros(n_samples, np.int64),
     )  # fmt: skip
     elements, tokens, ratios, bad = [], [], [], []
     for row, row_keys, token in zip(rows, keys, ids, strict=True):
         finite = [j for j in range(len(row)) if math.isfinite(row[j])]
+        s["sample_tokens"][token >> 32] += len(row) > 0
         s["n_nan"] += int(np.isnan(row).sum())
         s["n_inf"] += int(np.isinf(row).sum())
         bad += [(token, j) for j in range(len(row)) if j not in finite]
@@ -45,7 +47,9 @@ def defined(x: torch.Tensor, ids: list[int], topk: int, t_abs: float, t_ratio: f
         s["n_massive_elements"] += sum(bool(v > F32(t_abs) and v > F32(t_ratio) * median) for v in magnitudes)
         if ratio is None:
             continue
-        s["n_massive_tokens"] += int(m > F32(t_abs) and ratio > F32(t_ratio))
+        massive = int(m > F32(t_abs) and ratio > F32(t_ratio))
+        s["n_massive_tokens"] += massive
+        s["sample_massive"][token >> 32] += massive
         s["n_zero_median"] += int(median == 0)
         ratios.append((-ratio, token, -m, -median))
         row_key = (int(m.view(np.int32)) >> 21) - (103 << 2)

@@ -1,8 +1,12 @@
-"""The largest |x| of each sample; a token's sample is the upper half of its id."""
+"""The largest |x|, the tokens and the massive tokens of each sample; a token's sample is the upper half of its id."""
+
+import math
 
 import pytest
 import torch
-from probes import every_backend, every_dtype, noise
+from hypothesis import given
+from hypothesis import strategies as st
+from probes import every_backend, every_backend_on_cpu, every_dtype, ids_for, law, masks_for, noise, tensors
 
 
 @every_backend
@@ -14,6 +18,39 @@ def test_sample_absmax_is_the_largest_over_the_tokens_of_each_sample(place, dtyp
     s = place.probe(x, mask, samples << 32 | torch.arange(30), n_samples=6).summary()
     expected = [x[samples == i].abs().max().item() if i != 3 else 0.0 for i in range(5)] + [0.0]
     assert s.sample_absmax.tolist() == expected and s.sample_absmax.dtype.name == "float32"
+
+
+@every_backend_on_cpu
+@every_dtype
+@law
+@given(st.data())
+def test_the_tokens_and_massive_tokens_of_a_sample_are_those_of_a_state_that_saw_it_alone(place, dtype, data):
+    x = data.draw(tensors(dtype))
+    ids, mask = data.draw(ids_for(len(x))), data.draw(masks_for(len(x)))
+    options = dict(topk=3, t_abs=0.5, t_ratio=2.0)
+    s = place.probe(x, mask, ids, n_samples=3, **options).summary()
+    alone = [place.probe(x, mask & (ids >> 32 == i), ids, **options).summary() for i in range(3)]
+    assert s.sample_tokens.tolist() == [a.n_tokens for a in alone]
+    assert s.sample_massive.tolist() == [a.n_massive_tokens for a in alone]
+    assert s.sample_absmax.tolist() == [a.absmax for a in alone]
+    assert s.sample_tokens.sum() == s.n_tokens and s.sample_massive.sum() == s.n_massive_tokens
+
+
+@every_backend_on_cpu
+def test_a_token_that_is_not_finite_counts_as_a_token_and_never_as_massive(place):
+    x = torch.tensor([[9.0, 1.0, 1.0], [9.0, 1.0, math.nan], [9.0, math.inf, 1.0]])
+    ids = torch.tensor([0, 0, 1 << 32])
+    s = place.probe(x, token_ids=ids, n_samples=2, t_abs=2.0, t_ratio=3.0).summary()
+    assert (s.sample_tokens.tolist(), s.sample_massive.tolist()) == ([2, 1], [1, 0])
+    assert s.sample_tokens.dtype.name == s.sample_massive.dtype.name == "int64"
+
+
+@every_backend_on_cpu
+def test_a_token_whose_sample_is_out_of_range_counts_in_none(place):
+    x = torch.tensor([[9.0, 1.0, 1.0], [9.0, 1.0, 1.0]])
+    state = place.probe(x, token_ids=torch.tensor([1 << 32, -1]), n_samples=2, t_abs=2.0, t_ratio=3.0)
+    assert state.fields["n_massive_tokens"].item() == 2
+    assert [state.fields[name].tolist() for name in ("sample_tokens", "sample_massive")] == [[0, 1], [0, 1]]
 
 
 @every_backend

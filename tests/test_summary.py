@@ -12,7 +12,8 @@ INTS = ("n_elements n_tokens n_zero n_nan n_inf n_nonfinite_tokens n_absmax n_ma
         "n_zero_median ratio_max_token").split()  # fmt: skip
 FLOATS = ("absmax min max ratio_max ratio_max_absmax ratio_max_median peak_median peak_ratio ratio_mean ratio_std mean "
           "abs_mean rms std").split()  # fmt: skip
-ARRAYS = {"counts": (32768,), "ratio_table": (256, 128), "channel_absmax": (8,), "sample_absmax": (3,)}
+ARRAYS = {"counts": (32768,), "ratio_table": (256, 128), "channel_absmax": (8,), "sample_absmax": (3,),
+          "sample_massive": (3,), "sample_tokens": (3,)}  # fmt: skip
 
 
 @every_backend
@@ -80,8 +81,9 @@ def test_int8_and_samples_are_left_out_unless_asked_for():
     s = REFERENCE.probe(noise(3, 8)).summary()
     with pytest.raises(ValueError, match="int8_per_token: left out of this state; make it with int8_per_token=True"):
         _ = s.int8_per_token
-    with pytest.raises(ValueError, match="n_samples: left out of this state; make it with a positive n_samples"):
-        _ = s.sample_absmax
+    for name in ("sample_absmax", "sample_massive", "sample_tokens"):
+        with pytest.raises(ValueError, match="n_samples: left out of this state; make it with a positive n_samples"):
+            getattr(s, name)
 
 
 @pytest.mark.parametrize("options", [{}, EVERYTHING, dict(counts=False, medians=False)], ids=str)
@@ -92,7 +94,7 @@ def test_scalars_are_json_and_hold_every_single_number(options, shape):
     json.dumps(scalars)
     left_out = set() if options.get("counts", True) else {*LEFT_OUT["counts"], *LEFT_OUT["medians"]}
     assert {*INTS, *FLOATS, "exact", "first_nonfinite"} - left_out <= scalars.keys()
-    assert not scalars.keys() & {"counts", "topk", "channel_absmax", "sample_absmax", "ratio_table"}
+    assert not scalars.keys() & {"counts", "topk", "ratio_table", *ARRAYS}
     assert ("int8_per_token" in scalars) == options.get("int8_per_token", False)
 
 
