@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .terminal import AsJson, console, print_json
+from .terminal import AsJson, console, note, print_json
 
 app = typer.Typer()
 
@@ -37,6 +37,28 @@ def stability(run: Annotated[Path, typer.Argument(help="A run directory.")], as_
         from .show_stability import print_stability
 
         print_stability(found, console())
+
+
+@app.command(epilog="Example: maxact export runs/smollm2-135m --format max-act-llm -o published")
+def export(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    form: Annotated[str, typer.Option("--format", help="max-act-llm: the files that arXiv 2605.15572 publishes.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write to.")] = Path(),
+    overwrite: Annotated[bool, typer.Option(help="Replace files that are there.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a run in the format of another tool."""
+    from .export import export as write
+    from .run import Run
+
+    paths, notes = write(Run.load(run), form, output, overwrite=overwrite)
+    if as_json:
+        print_json({"files": [str(path) for path in paths], "notes": notes})
+        return
+    for sentence in notes:
+        note(sentence)
+    for path in paths:
+        print(path)
 
 
 def print_run(run, as_json: bool, kind: str = "hidden") -> None:
