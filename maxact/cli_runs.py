@@ -24,6 +24,59 @@ def show(
     print_run(Run.load(run), as_json, kind)
 
 
+@app.command(epilog="Example: maxact compare runs/base runs/instruct --top 10")
+def compare(
+    a: Annotated[Path, typer.Argument(help="A run directory.")],
+    b: Annotated[Path, typer.Argument(help="The run directory that is set against it.")],
+    top: Annotated[int, typer.Option(min=0, help="How many sites to show; 0 for all.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Say what changed from one run to another: by site, in factors, the largest change first."""
+    from . import compare as comparing
+    from .run import Run, plain
+
+    found = comparing.compare(Run.load(a), Run.load(b))
+    if as_json:
+        print_json(plain(comparing.to_json(found)))
+    else:
+        print_parts(comparing.describe(found, top or None))
+
+
+@app.command(epilog="Example: maxact check runs/mine --limit fp16 --sqnr 20 --format int8")
+def check(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    limit: Annotated[
+        list[str], typer.Option(help="Largest |x| allowed: fp16, fp16-square, e4m3, e5m2 or a number. May be repeated.")
+    ] = [],  # noqa: B006
+    sqnr: Annotated[float | None, typer.Option(help="Least SQNR of a site, in dB.")] = None,
+    fmt: Annotated[str, typer.Option("--format", help="Of --sqnr: int2 to int16, fp8_e4m3, fp8_e5m2.")] = "int8",
+    threshold: Annotated[
+        str, typer.Option(help="Of --sqnr: max, q0.999 (any quantile), mse, a number, or per-token (int8).")
+    ] = "max",
+    sites: Annotated[str | None, typer.Option(help="Only these names and patterns: 'layer_*_hidden'.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """For CI: exit code 1 if a site holds nan or inf, is over a limit, or has less SQNR than demanded.
+
+    A limit judges every site, fp16-square (x^2 in fp16) those that norms read, --sqnr the inputs of the projections if
+    the run has them; --sites chooses others.
+    """
+    from . import check as checking
+    from .run import Run, plain
+
+    if not limit and sqnr is None:
+        raise ValueError("name what to check: --limit, --sqnr, or both")
+    loaded = Run.load(run)
+    quantizer = checking.Quantizer(fmt, checking.number_or_name(threshold))
+    verdicts = checking.check(loaded, limit, sqnr, quantizer, sites.split(",") if sites else None)
+    if as_json:
+        print_json(plain(checking.to_json(verdicts, loaded)))
+    else:
+        print_parts(checking.describe(verdicts, loaded))
+    if any(verdict.failures for verdict in verdicts):
+        raise typer.Exit(1)
+
+
 @app.command(epilog="Example: maxact stability runs/smollm2-135m")
 def stability(run: Annotated[Path, typer.Argument(help="A run directory.")], as_json: AsJson = False) -> None:
     """Is M the maximum? What the run's samples say about more samples, fewer and others; without the model."""
@@ -68,3 +121,10 @@ def print_run(run, as_json: bool, kind: str = "hidden") -> None:
         print_json(run.to_json())
     else:
         print_for_people(run, console(), kind)
+
+
+def print_parts(parts) -> None:
+    """Print sentences, each a line, and tables."""
+    to = console()
+    for part in parts:
+        to.print(part, soft_wrap=isinstance(part, str))

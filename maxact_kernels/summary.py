@@ -204,6 +204,11 @@ class Summary:
         rank = max(1, math.ceil(_exact_product(q, self.n_elements)))
         return float(high[np.searchsorted(n.cumsum(), rank)])
 
+    def n_above(self, magnitude: float) -> int:
+        """Elements with |x| > magnitude, from the counts; for float32 those of the bins that lie above it as a whole."""
+        low, _, n = self._bins
+        return int(n[low > magnitude].sum())
+
     def quantization_error(self, fmt: str, threshold: str | float = "max") -> quantization.QuantizationError:
         """Error of the symmetric per-tensor quantizer `fmt` (int<b>, fp8_e4m3, fp8_e5m2) at a threshold.
 
@@ -245,6 +250,12 @@ class Summary:
         if field not in self._arrays:
             raise ValueError(f"{option}: left out of this state; make it with {wanted} to read this")
         return self._arrays[field]
+
+    def same_bits(self, other: Summary) -> bool:
+        """Whether every field of both has the same bits, nan and order of ties included."""
+        return self.options == other.options and all(
+            self._arrays[name].tobytes() == other._arrays[name].tobytes() for name in self._arrays
+        )
 
     def scalars(self) -> dict[str, int | float | bool | list | None]:
         """Every single number of this summary under its name; what the options left out is not there."""

@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 import torch
+import typer
 
 from maxact import cli
 from maxact.run import Run
@@ -201,7 +202,7 @@ def test_help_comes_fast_and_imports_no_pytorch():
     assert min(seconds) < 3  # far above the 0.3 s that it takes: only an import of PyTorch would reach it
 
 
-@pytest.mark.parametrize("command", ["measure", "show", "stability", "tensor", "doctor"])
+@pytest.mark.parametrize("command", sorted(typer.main.get_command(cli.app).commands))
 def test_every_command_has_help_with_an_example_that_begins_with_its_name(command, capsys):
     out, _ = maxact(command, "--help", capsys=capsys)
     assert f"Example: maxact {command}" in " ".join(out.split())

@@ -1,0 +1,283 @@
+"""Whether a run keeps within a format's range, or within an error: for CI. Needs no PyTorch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
+
+from rich import box
+from rich.table import Table
+
+from maxact_kernels.summary import Summary
+
+from .run import Run, place_of, site_kind
+from .show import decibel, number, safe
+
+# The largest |x| that each format holds without a scale: IEEE 754 half precision; OCP 8-bit floating point, revision 1.0.
+# fp16-square: the largest whose square is within fp16, which is what an RMSNorm computed in fp16 needs.
+LIMITS = {"fp16": 65504.0, "fp16-square": math.sqrt(65504.0), "e4m3": 448.0, "e5m2": 57344.0}
+
+# Where a norm reads: the residual stream, and in some architectures (Gemma 2, OLMo 2) what is added to it.
+SQUARED = ("embedding_output", "attn_output", "mlp_output", "hidden")
+# What W8A8 quantizes: the inputs of the projections.
+GEMM_INPUTS = ("attn_input", "o_input", "mlp_input", "mlp_act", "experts_act")
+
+_SHOWN, _SITES_SHOWN = 2, 20  # channels and tokens of an offending site, offending sites; JSON holds all
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A site that does not keep within a rule."""
+
+    site: str
+    rule: str  # "finite", "measured", a limit as it was given, or "sqnr"
+    why: str
+    figures: dict[str, float | int | None]
+    channels: list[int] = field(default_factory=list)  # every one over the limit, the largest first
+    elements: list[dict] = field(default_factory=list)  # the largest: value, sample, position, feature, text
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one rule found: how many sites it judged, those that fail, and the room that is left at the closest site."""
+
+    rule: str
+    n_sites: int
+    failures: list[Failure]
+    closest: str | None
+    headroom: float | None  # limit / absmax at that site as a factor; for sqnr what is over the demand, in dB
+    says: str
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """The quantizer that a demand on SQNR is about. threshold: of `Summary.quantization_error`, or "per-token"."""
+
+    format: str = "int8"
+    threshold: str | float = "max"
+
+
+def check(
+    run: Run,
+    limits: list[str],
+    sqnr_db: float | None = None,
+    quantizer: Quantizer | None = None,
+    patterns: list[str] | None = None,
+) -> list[Verdict]:
+    """Judge a run: every value finite, |x| within each limit, SQNR of at least `sqnr_db` under `quantizer`.
+
+    limits: names of LIMITS or positive numbers as text. patterns: only these sites (fnmatch); by default all sites for
+    a plain limit, what norms read for fp16-square, the inputs of projections for SQNR (if none was measured, all but
+    routers). Raises ValueError for a limit or pattern that means nothing here.
+    """
+    chosen = _chosen(run, patterns)
+    verdicts = [_finite(run, chosen)]
+    for name in limits:
+        sites = [s for s in chosen if site_kind(s) in SQUARED] if name == "fp16-square" and not patterns else chosen
+        if not sites:
+            raise ValueError(f"fp16-square: this run has none of the sites that norms read ({', '.join(SQUARED)})")
+        verdicts.append(_within(run, sites, name, limit_of(name)))
+    if sqnr_db is not None:
+        if not math.isfinite(sqnr_db):
+            raise ValueError(f"sqnr: {sqnr_db}, expected a finite number of dB")
+        inputs = [s for s in chosen if site_kind(s) in GEMM_INPUTS]
+        sites = chosen if patterns or not inputs else inputs
+        if not patterns:
+            sites = [s for s in sites if site_kind(s) != "moe_gate"]
+        verdicts.append(_accurate(run, sites, sqnr_db, quantizer or Quantizer()))
+    return verdicts
+
+
+def limit_of(text: str) -> float:
+    """The largest |x| that a limit allows. Raises ValueError if it is neither a name nor a positive number."""
+    if text in LIMITS:
+        return LIMITS[text]
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise ValueError(f"limit: {text!r}, expected {', '.join(LIMITS)} or a positive number")
+    return value
+
+
+def number_or_name(threshold: str) -> str | float:
+    try:
+        return float(threshold)
+    except ValueError:
+        return threshold
+
+
+def describe(verdicts: list[Verdict], run: Run) -> Iterator[str | Table]:
+    """The verdicts for a terminal."""
+    if run.partial:
+        yield "PARTIAL: the measurement was interrupted; this is not the whole corpus."
+    for verdict in verdicts:
+        yield f"{'FAIL' if verdict.failures else 'ok'}  {verdict.says}"
+        if verdict.failures:
+            yield _table(verdict.failures[:_SITES_SHOWN])
+            if len(verdict.failures) > _SITES_SHOWN:
+                yield f"… and {len(verdict.failures) - _SITES_SHOWN} more sites; --json names all."
+
+
+def to_json(verdicts: list[Verdict], run: Run) -> dict:
+    passed = not any(verdict.failures for verdict in verdicts)
+    return {"passed": passed, "partial": run.partial, "rules": [asdict(verdict) for verdict in verdicts]}
+
+
+def _chosen(run: Run, patterns: list[str] | None) -> list[str]:
+    for pattern in patterns or ():
+        if not any(fnmatchcase(name, pattern) for name in run.sites):
+            raise ValueError(f"sites: {pattern!r} matches no site of this run")
+    return [name for name in run.sites if not patterns or any(fnmatchcase(name, p) for p in patterns)]
+
+
+def _finite(run: Run, sites: list[str]) -> Verdict:
+    failures = []
+    for name in sites:
+        summary = run.sites[name]
+        if summary.n_nan or summary.n_inf:
+            figures = {"n_nan": summary.n_nan, "n_inf": summary.n_inf}
+            token, feature = summary.first_nonfinite
+            first = _element(run, token >> 32, token & 0xFFFFFFFF, feature, None)  # its value is nan or inf
+            why = f"{number(summary.n_nan)} nan, {number(summary.n_inf)} inf"
+            failures.append(Failure(name, "finite", why, figures, [], [first]))
+        elif not summary.n_elements:
+            failures.append(Failure(name, "measured", "no element was measured", {"n_elements": 0}))
+    says = f"finite: {len(sites) - len(failures)} of {len(sites)} sites were measured and hold neither nan nor inf."
+    return Verdict("finite", len(sites), failures, None, None, says)
+
+
+def _within(run: Run, sites: list[str], name: str, limit: float) -> Verdict:
+    failures, largest = [], {}
+    for site in sites:
+        summary = run.sites[site]
+        if summary.n_elements:
+            largest[site] = summary.absmax
+        if summary.absmax > limit:
+            failures.append(_over(run, site, summary, name, limit))
+    failures.sort(key=lambda failure: -failure.figures["absmax"])
+    closest = max(largest, key=largest.get, default=None)
+    room = limit / largest[closest] if closest and largest[closest] else None
+    title = f"{name}: |x| ≤ {number(limit)}" if name in LIMITS else f"|x| ≤ {number(limit)}"
+    if failures:
+        says = f"{title}: {len(failures)} of {len(sites)} sites are over it."
+    elif room is None:
+        says = f"{title}: {len(sites)} sites hold nothing but zeros."
+    else:
+        says = f"{title}: {len(sites)} sites are within it, the closest {safe(closest)} at {number(largest[closest])}, {room:.3g}x below."
+    if name == "fp16-square":
+        says += " This is the square of one element; a sum of squares kept in fp16 is over sooner."
+    return Verdict(name, len(sites), failures, closest, room, says)
+
+
+def _over(run: Run, site: str, summary: Summary, name: str, limit: float) -> Failure:
+    channels = summary.channel_absmax
+    over = [int(c) for c in (-channels).argsort(kind="stable") if channels[c] > limit]
+    elements = _elements(run, site, summary, sum(abs(value) > limit for value in summary.topk.values))
+    figures = {"absmax": summary.absmax, "times_over": summary.absmax / limit, "n_channels": len(over)}
+    # Of float32 the table knows magnitudes by their bin only, so how many lie over a limit is not known exactly.
+    n_over = summary.n_above(limit) if summary.options.counts and summary.exact else None
+    figures["n_elements_over"] = n_over
+    why = f"{number(summary.absmax)}, {summary.absmax / limit:.3g}x over"
+    return Failure(site, name, why, figures, over, elements)
+
+
+def _elements(run: Run, site: str, summary: Summary, n: int) -> list[dict]:
+    """The n largest, with the text of their tokens."""
+    places = [place_of(site, summary, rank) for rank in range(min(n, len(summary.topk.values)))]
+    return [_element(run, place.sample, place.position, place.feature, place.value) for place in places]
+
+
+def _element(run: Run, sample: int, position: int, feature: int, value: float | None) -> dict:
+    place = {"sample": sample, "position": position, "feature": feature}
+    return {"value": value} | place | {"text": run.token_text(sample, position)}
+
+
+def _accurate(run: Run, sites: list[str], sqnr_db: float, quantizer: Quantizer) -> Verdict:
+    failures, found = [], {}
+    for site in sites:
+        summary = run.sites[site]
+        if not summary.absmax:
+            continue  # zeros are quantized without an error
+        figures = _figures(summary, quantizer)
+        found[site] = figures["sqnr_db"]
+        if found[site] < sqnr_db:
+            why = f"{decibel(found[site])} dB"
+            elements = _elements(run, site, summary, _SHOWN)
+            failures.append(Failure(site, "sqnr", why, figures, [elements[0]["feature"]], elements))
+    failures.sort(key=lambda failure: failure.figures["sqnr_db"])
+    closest = min(found, key=found.get, default=None)
+    what = f"sqnr: {safe(quantizer.format)}, {_scaled(quantizer.threshold)}, at least {sqnr_db:g} dB"
+    if failures:
+        says = f"{what}: {len(failures)} of {len(sites)} sites have less."
+    elif closest is None:
+        says = f"{what}: {len(sites)} sites hold nothing but zeros."
+    else:
+        says = f"{what}: {len(sites)} sites have it, the least {safe(closest)} with {decibel(found[closest])} dB."
+    return Verdict("sqnr", len(sites), failures, closest, found[closest] - sqnr_db if closest else None, says)
+
+
+def _figures(summary: Summary, quantizer: Quantizer) -> dict:
+    """SQNR with what it does not say on its own: per token, what became zero, and how far the peak stands out."""
+    per_token = summary.int8_per_token.sqnr_db if summary.options.int8_per_token else None
+    beside = {"int8_per_token_db": per_token, "absmax": summary.absmax, "absmax_by_rms": summary.absmax / summary.rms}
+    if quantizer.threshold == "per-token":
+        if quantizer.format != "int8":
+            raise ValueError(f"format: {quantizer.format!r} per token, expected int8: only its error is in a run")
+        return {"sqnr_db": summary.int8_per_token.sqnr_db, "zeroed": None} | beside
+    error = summary.quantization_error(quantizer.format, quantizer.threshold)
+    return {"sqnr_db": error.sqnr_db, "zeroed": error.zeroed, "clip_rate": error.clip_rate} | beside
+
+
+def _scaled(threshold: str) -> str:
+    return "a scale per token" if threshold == "per-token" else f"one scale per tensor at {threshold}"
+
+
+def _table(failures: list[Failure]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("site", no_wrap=True)
+    if failures[0].rule == "sqnr":
+        for heading in ("SQNR dB", "per token", "zeroed", "M / rms", "channel of M"):
+            table.add_column(heading, justify="right")
+        for failure in failures:
+            f = failure.figures
+            per_token, zeroed = f["int8_per_token_db"], f["zeroed"]
+            table.add_row(
+                safe(failure.site),
+                decibel(f["sqnr_db"]),
+                "–" if per_token is None else decibel(per_token),
+                "–" if zeroed is None else f"{zeroed:.1%}",
+                number(f["absmax_by_rms"]),
+                str(failure.channels[0]),
+            )
+        return table
+    for heading in ("", "elements over", "channels", "tokens, as sample:position"):
+        table.add_column(heading)
+    for failure in failures:
+        n_over = failure.figures.get("n_elements_over")
+        table.add_row(
+            safe(failure.site),
+            failure.why,
+            "" if n_over is None else number(n_over),
+            _some([str(channel) for channel in failure.channels], len(failure.channels)),
+            _some(*_tokens(failure.elements, n_over)),
+        )
+    return table
+
+
+def _tokens(elements: list[dict], n_over: int | None) -> tuple[list[str], int | None]:
+    """The tokens of these elements, each once, and how many there are; None if elements that were not kept have more."""
+    places = dict.fromkeys((e["sample"], e["position"], e["text"]) for e in elements)
+    shown = [f"{'' if text is None else safe(text) + ' at '}{sample}:{position}" for sample, position, text in places]
+    return shown, len(shown) if n_over in (None, len(elements)) else None
+
+
+def _some(texts: list[str], n: int | None) -> str:
+    """The first of them, and how many more there are."""
+    shown = ", ".join(texts[:_SHOWN])
+    if n is None:
+        return f"{shown}, at least {len(texts)} in all"
+    return shown if n <= _SHOWN else f"{shown}, {n} in all"
