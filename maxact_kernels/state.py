@@ -157,6 +157,16 @@ class ProbeState:
         offsets, _ = _layout(self.options)
         merge(self.fields, {f.name: _view(buffer, f, offsets[f.name]) for f in fields(self.options)}, self.options)
 
+    def all_reduce(self, group=None) -> None:
+        """Fold the states of all processes of a torch.distributed group into each other, in place, as `merge` does.
+
+        Every process of the group (None: all there are) must call it; for many states at once, `all_reduce.all_reduce`.
+        Raises ValueError in every process, and changes nothing, if their options differ.
+        """
+        from .all_reduce import all_reduce
+
+        all_reduce([self], group)
+
     def summary(self) -> Summary:
         """The statistics as Python numbers and NumPy arrays: one device-to-host copy, the only synchronisation.
 
