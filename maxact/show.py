@@ -11,6 +11,7 @@ from rich.table import Table
 
 from maxact_kernels.summary import Summary
 
+from .published import checkpoint
 from .run import Place, Run, place_of, site_kind, site_layer
 
 # Largest finite value of each format: IEEE 754 half precision; OCP 8-bit floating point, revision 1.0.
@@ -54,6 +55,7 @@ def _heading(run: Run) -> list[str]:
     peaks = run.peaks()
     for place, names in _group(peaks).items():
         lines.append(f"  at {_ranges(names)}: {_describe(run, place)}")
+    lines += _published(model.get("model_id"))
     bad = [name for name in run.sites if run.sites[name].n_nan or run.sites[name].n_inf]
     if bad:
         first = run.sites[bad[0]]
@@ -72,6 +74,18 @@ def _heading(run: Run) -> list[str]:
         else "Massive activations (|x| > 100 and > 1000 medians): none in the residual stream"
     )
     return lines
+
+
+def _published(model_id) -> list[str]:
+    row = checkpoint(model_id) if isinstance(model_id, str) else None
+    if row is None:
+        return []
+    massive = "massive activations" if row.n_massive_tokens else "no massive activations"
+    more = f" and {row.n_tied - 1} more" if row.n_tied > 1 else ""
+    return [
+        f"Published of {row.model}: M = {number(row.M)} at {row.site}{more}, {massive}, "
+        f"{number(row.n_tokens)} tokens (arXiv 2605.15572)"
+    ]
 
 
 def _factor(value: float, limit: float) -> str:
