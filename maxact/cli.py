@@ -41,6 +41,7 @@ def measure(
         bool, typer.Option("--special-tokens", help="The tokenizer's own special tokens.")
     ] = False,
     chat_template: Annotated[bool, typer.Option("--chat-template", help="Each sample as a user turn.")] = False,
+    skip_first: Annotated[int, typer.Option(min=0, help="Leave out the first so many tokens of each sample.")] = 0,
     dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     attn: Annotated[str | None, typer.Option(help="Attention implementation: eager, sdpa, flash_attention_2.")] = None,
@@ -89,6 +90,7 @@ def measure(
             bos=bos,
             special_tokens=special_tokens,
             chat_template=chat_template,
+            skip_first=skip_first,
             max_length=max_length,
             tokens_per_batch=tokens_per_batch,
             topk=topk,

@@ -12,8 +12,10 @@ from torch import nn
 
 from maxact_kernels import ProbeState
 
+from .groups import POSITION_0, summarize
+from .site_states import Key, SiteStates
 from .sites import Site, find_sites
-from .tokens import TokenNamer, Tokens
+from .tokens import Given, Named, TokenNamer, Tokens
 
 if TYPE_CHECKING:
     from .run import Run
@@ -25,6 +27,8 @@ def attach(
     model: nn.Module,
     sites: str | Iterable[str] = "default",
     *,
+    skip_first: int = 0,
+    position_0: bool = False,
     n_samples: int = 0,
     topk: int = 100,
     t_abs: float = 100.0,
@@ -36,9 +40,10 @@ def attach(
 ) -> Probe:
     """Measure what passes the sites of a model, until the `with` block ends or `detach` is called.
 
-    sites: "default", "gemm", or site names and patterns (`find_sites`). The other options are those of `ProbeState`.
-    Only forward passes of the model, its decoder, or what lies between are measured, and only tokens that the 2-D
-    attention mask keeps. The model's outputs do not change.
+    sites: "default", "gemm", or site names and patterns (`find_sites`). skip_first: leave out the first so many tokens
+    of each sample. position_0: of the residual stream, count the first token of each sample also on its own
+    (`Probe.groups`). The other options are those of `ProbeState`. Only forward passes of the model, its decoder, or
+    what lies between are measured, and only tokens that the 2-D attention mask keeps. The model's outputs do not change.
 
     Raises ValueError or TypeError if an option is not what it must be, the sites cannot be found, or another probe is
     attached to the model.
@@ -53,22 +58,28 @@ def attach(
         int8_per_token=int8_per_token,
         backend=backend,
     )
-    return Probe(model, sites, options)
+    if isinstance(skip_first, bool) or not isinstance(skip_first, int):
+        raise TypeError(f"skip_first: {skip_first!r}, expected a number of tokens")
+    if skip_first < 0:
+        raise ValueError(f"skip_first: {skip_first}, expected 0 or more")
+    if skip_first and position_0:
+        raise ValueError(f"position_0: left out by skip_first={skip_first}; choose one of them")
+    return Probe(model, sites, options, TokenNamer(skip_first, position_0))
 
 
 class Snapshot(NamedTuple):
     """What `Probe.snapshot` keeps; the copies of the states lie in the probe and serve its latest snapshot only."""
 
-    names: tuple[str, ...]  # of the sites that had a state
-    n_rows: int
+    states: tuple[Key, ...]  # that there were
+    next_sample: torch.Tensor | None
     samples: torch.Tensor | None
-    pending: tuple[torch.Tensor | None, torch.Tensor | None]
+    pending: Named
 
 
 class Probe:
     """The hooks of one model and the states that they feed; made by `attach`. Tokens are named by a `TokenNamer`."""
 
-    def __init__(self, model: nn.Module, sites: str | Iterable[str], options: dict):
+    def __init__(self, model: nn.Module, sites: str | Iterable[str], options: dict, namer: TokenNamer):
         if any(_is_ours(hook) for module in model.modules() for hook in module._forward_pre_hooks.values()):
             raise ValueError(
                 f"model: another probe is attached to this {type(model).__name__}; leave its `with` block or call its "
@@ -76,16 +87,14 @@ class Probe:
             )
         self.model = model
         self.site_map = find_sites(model, sites)
-        self._options = options
         device = next((p.device for p in model.parameters() if p.device.type != "meta"), torch.device("cpu"))
         ProbeState(1, torch.float32, device, **options)  # a bad option is an error here, not in a forward pass
 
-        self._states: dict[str, ProbeState] = {}
+        self._states = SiteStates(options)
         self._entered: nn.Module | None = None  # the outermost module of the forward pass that is running
         self._tokens: Tokens | None = None  # of that forward pass
-        self._pending: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)  # from batch()
-        self._namer = TokenNamer()
-        self._spares: dict[str, torch.Tensor] = {}  # copies of the states' buffers for the latest snapshot
+        self._pending = Named()  # from batch()
+        self._namer = namer
         self._latest: Snapshot | None = None
         self._parameters: dict[nn.Module, list[str]] = {}
         self._handles: list = []
@@ -112,13 +121,32 @@ class Probe:
     @property
     def states(self) -> dict[str, ProbeState]:
         """The state of every site that has seen a tensor, in the order of the model."""
-        return {site.name: self._states[site.name] for site in self.site_map.sites if site.name in self._states}
+        return self._in_order(self._states.of_sites())
 
-    def batch(self, attention_mask: torch.Tensor | None = None, sample_ids: torch.Tensor | None = None) -> None:
+    @property
+    def group_states(self) -> dict[str, dict[str, ProbeState]]:
+        """By group and site: the states of the residual stream's tokens in that group, without tables and medians."""
+        return {group: self._in_order(states) for group, states in self._states.of_groups().items()}
+
+    def groups(self) -> dict[str, dict[str, dict]]:
+        """By group and site: absmax, n_tokens and n_massive_tokens of the residual stream's tokens in that group."""
+        return summarize(self.group_states)
+
+    def _in_order(self, states: dict[str, ProbeState]) -> dict[str, ProbeState]:
+        return {site.name: states[site.name] for site in self.site_map.sites if site.name in states}
+
+    def batch(
+        self,
+        attention_mask: torch.Tensor | None = None,
+        sample_ids: torch.Tensor | None = None,
+        groups: dict[str, torch.Tensor] | None = None,
+    ) -> None:
         """Name the tokens of the next forward pass, and only of that one.
 
         attention_mask: [B, S] or longer with a key-value cache; 0 or False hides a token. By default what the forward
-        pass is given. sample_ids: int64 [B], 0 to 2^31 - 1. By default rows are numbered as they arrive.
+        pass is given. sample_ids: int64 [B], 0 to 2^31 - 1. By default rows are numbered as they arrive, and samples
+        that begin within a row (position_ids that go back to 0) with them. groups: bool [B, S] by name, the tokens to
+        count also on their own (`groups()`); a token may be in several or in none.
 
         Raises ValueError or TypeError if they are not this.
         """
@@ -135,15 +163,21 @@ class Probe:
                 raise ValueError(f"sample_ids: shape {list(sample_ids.shape)}, expected [batch]")
             if sample_ids.device.type == "cpu" and ((sample_ids < 0) | (sample_ids >= 1 << 31)).any():
                 raise ValueError(f"sample_ids: {sample_ids.tolist()}, expected 0 to 2^31 - 1")
+        for name, members in (groups or {}).items():
+            if name == POSITION_0 or not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= 64:
+                raise ValueError(f"groups: {name!r}, expected a name of up to 64 characters other than {POSITION_0!r}")
+            if not isinstance(members, torch.Tensor) or members.dtype is not torch.bool:
+                what = members.dtype if isinstance(members, torch.Tensor) else type(members).__name__
+                raise TypeError(f"groups: {name!r} is {what}, expected a bool tensor")
         self._leave()
-        self._pending = (attention_mask, sample_ids)
+        self._pending = Named(attention_mask, sample_ids, dict(groups or {}))
 
     def coverage(self) -> list[dict]:
         """A row a kind: kind, expected (sites found), fired, missing (their names), note (why layers have none)."""
-        rows = []
+        rows, seen = [], self._states.of_sites()
         for kind, note in self.site_map.notes.items():
             names = [site.name for site in self.site_map.sites if site.kind == kind]
-            missing = [name for name in names if name not in self._states]
+            missing = [name for name in names if name not in seen]
             row = dict(kind=kind, expected=len(names), fired=len(names) - len(missing), missing=missing, note=note)
             rows.append(row)
         return rows
@@ -151,10 +185,11 @@ class Probe:
     def check(self) -> None:
         """Raises RuntimeError, naming the sites, if there is one that has not seen a tensor."""
         names = [site.name for site in self.site_map.sites]
-        missing = [name for name in names if name not in self._states]
+        seen = self._states.of_sites()
+        missing = [name for name in names if name not in seen]
         if not missing:
             return
-        if not self._namer.n_rows:
+        if self._namer.next is None:
             raise RuntimeError(
                 f"no forward pass of {type(self.model).__name__} was seen; call the model or its decoder while attached"
             )
@@ -174,25 +209,22 @@ class Probe:
     def snapshot(self) -> Snapshot:
         """Keep everything as it is now, for `restore`. The copies go into the same memory each time."""
         self._latest = None
-        with torch.inference_mode(False):  # a copy made in inference mode could not be written over outside it
-            for name, state in self._states.items():
-                if name in self._spares:
-                    self._spares[name].copy_(state.buffer)
-                else:
-                    self._spares[name] = state.buffer.clone()
-        self._latest = Snapshot(tuple(self._states), self._namer.n_rows, self._namer.samples, self._pending)
+        namer, states = self._namer, self._states.snapshot()
+        next_sample = None if namer.next is None else namer.next.clone()
+        self._latest = Snapshot(states, next_sample, namer.samples, self._pending)
         return self._latest
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go back to the latest snapshot, bit for bit. Raises ValueError for any other: its copies are gone."""
         if snapshot is not self._latest:
             raise ValueError("snapshot: expected the latest of this probe; the copies of older ones are written over")
-        for name in list(self._states):
-            if name in snapshot.names:
-                self._states[name].buffer.copy_(self._spares[name])
-            else:
-                del self._states[name]
-        self._namer.n_rows, self._namer.samples, self._pending = snapshot.n_rows, snapshot.samples, snapshot.pending
+        self._states.restore(snapshot.states)
+        namer = self._namer
+        if snapshot.next_sample is None:
+            namer.next = None
+        else:
+            namer.next.copy_(snapshot.next_sample)
+        namer.samples, self._pending = snapshot.samples, snapshot.pending
         self._leave()
 
     # On the hook path: nothing waits for the device, and nothing of a tensor's size is made.
@@ -217,9 +249,11 @@ class Probe:
         if self._entered not in (None, module):
             return  # inside the forward pass of an outer module, which knew the mask
         self._leave()
-        given = dict(zip(self._parameters[module], args, strict=False)) | kwargs
-        (mask, samples), self._pending = self._pending, (None, None)
-        self._tokens = self._namer.name(given, mask, samples)
+        if torch._C._current_graph_task_id() != -1:
+            return  # again for the backward pass: gradient checkpointing around the whole module
+        given = Given.of(dict(zip(self._parameters[module], args, strict=False)) | kwargs)
+        named, self._pending = self._pending, Named()
+        self._tokens = self._namer.name(given, named)
         self._entered = module
 
     def _leave_if_outermost(self, module: nn.Module, args: tuple, output) -> None:
@@ -245,11 +279,7 @@ class Probe:
         if site.first_half:
             x = x[..., : x.shape[-1] // 2]
         try:
-            mask, token_ids = self._tokens.like(x)
-            state = self._states.get(site.name)
-            if state is None:
-                state = self._states[site.name] = ProbeState(x.shape[-1], x.dtype, x.device, **self._options)
-            state.update(x, mask, token_ids)
+            self._states.fold(site, x, self._tokens)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{site.name}: {error}") from None
 

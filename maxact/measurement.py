@@ -35,6 +35,7 @@ def measure(
     bos: bool = False,
     special_tokens: bool = False,
     chat_template: bool = False,
+    skip_first: int = 0,
     max_length: int = 2048,
     tokens_per_batch: int = 8192,
     topk: int = 100,
@@ -49,9 +50,10 @@ def measure(
     """Run a corpus through a model's decoder and measure every site of `sites`.
 
     corpus: a Corpus, what `load_corpus` takes, or texts. bos, special_tokens, chat_template: what is put around each
-    text; by default nothing, as in arXiv 2605.15572. tokens_per_batch: padding included; halved when memory runs out.
-    on_progress is called after each batch, on_note with each sentence a user should read. Interrupted from the keyboard
-    it returns what whole batches gave, `run.partial` being True.
+    text; by default nothing, as in arXiv 2605.15572. skip_first: leave out the first so many tokens of each sample;
+    with none left out, the first is counted also on its own (`Run.groups`). tokens_per_batch: padding included; halved
+    when memory runs out. on_progress is called after each batch, on_note with each sentence a user should read.
+    Interrupted from the keyboard it returns what whole batches gave, `run.partial` being True.
 
     Raises ValueError for bad input, RuntimeError if a site never fired, torch.OutOfMemoryError if one sample is too large.
     """
@@ -80,6 +82,8 @@ def measure(
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
     work = Work(encoded, plan(encoded, tokens_per_batch), tokens_per_batch)
     options = dict(
+        skip_first=skip_first,
+        position_0=skip_first == 0,
         topk=topk,
         t_abs=t_abs,
         t_ratio=t_ratio,
@@ -93,6 +97,8 @@ def measure(
             on_progress(Progress(work.n_tokens, total, time.perf_counter() - clock, _largest(probe)))
 
     with attach(model, sites, **options) as probe, torch.inference_mode():
+        if all(len(e.ids) <= skip_first for e in encoded):
+            raise ValueError(f"skip_first: {skip_first}, which leaves no token of the longest sample")
         whole = _measure_all(
             work, probe, lambda samples: _forward(decoder, probe, encoded, samples, device), after_batch, note
         )
@@ -102,7 +108,7 @@ def measure(
         raise KeyboardInterrupt
 
     done = sorted(work.done)
-    n_tokens = sum(len(encoded[i].ids) for i in done)
+    counted = {i: max(len(encoded[i].ids) - skip_first, 0) for i in done}
     _largest(probe)  # reads every state, so that wall_s holds what a GPU had yet to do
     return Run.from_probe(
         probe,
@@ -124,10 +130,11 @@ def measure(
                 "max_length": max_length,
             },
             "n_samples": len(done),
-            "n_tokens": n_tokens,
+            "n_tokens": sum(counted.values()),
             "samples": [
-                {"index": encoded[i].index, "domain": encoded[i].domain, "n_tokens": len(encoded[i].ids)} for i in done
+                {"index": encoded[i].index, "domain": encoded[i].domain, "n_tokens": n} for i, n in counted.items()
             ],
+            "skip_first": skip_first,
             "mask_policy": "right padding, hidden by the attention mask, never counted",
             "tokens_per_batch": work.budget,
             "environment": environment(device, probe),

@@ -17,6 +17,8 @@ from maxact_kernels.fields import Options
 from maxact_kernels.storage import Arrays, pack, read_safetensors, unpack, write_atomically
 from maxact_kernels.summary import Summary
 
+from .groups import read_groups
+
 SCHEMA = 1
 _MAX_JSON_BYTES = 1 << 28
 _MAX_NAME = 256
@@ -68,7 +70,9 @@ class Run:
                 Summary(options, arrays)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
-        return Run(Sites(held), {"partial": False, "coverage": probe.coverage()} | (provenance or {}))
+        groups = probe.groups()
+        known = {"partial": False, "coverage": probe.coverage()} | ({"groups": groups} if groups else {})
+        return Run(Sites(held), known | (provenance or {}))
 
     @property
     def partial(self) -> bool:
@@ -87,6 +91,13 @@ class Run:
 
     def _ranked_sites(self) -> list[str]:
         return [name for name in self.sites if site_kind(name) != "moe_gate" and self.sites[name].n_elements]
+
+    def groups(self) -> dict[str, dict[str, dict]]:
+        """By group of tokens and site: absmax, n_tokens and n_massive_tokens of the residual stream; {} if none is kept.
+
+        The group `position_0` holds the first token of each sample; all others are what was told apart in measuring.
+        """
+        return read_groups(self.provenance.get("groups"))
 
     def token_text(self, sample: int, position: int) -> str | None:
         """The text of a token that stands in some site's top-k, if the run recorded it."""

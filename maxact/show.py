@@ -11,6 +11,7 @@ from rich.table import Table
 
 from maxact_kernels.summary import Summary
 
+from .groups import POSITION_0, Row, rows
 from .published import checkpoint
 from .run import Place, Run, place_of, site_kind, site_layer
 
@@ -30,6 +31,10 @@ def print_run(run: Run, console: Console, kind: str = "hidden") -> None:
         console.print(line)
     console.print()
     console.print(_layer_table(run, layers))
+    groups = rows(run)
+    if groups:
+        console.print()
+        console.print(_group_table(groups))
     console.print()
     for line in _picture([run.sites[name].absmax for name in layers.values()], f"absmax of {kind} against depth"):
         console.print(line)
@@ -49,6 +54,8 @@ def _heading(run: Run) -> list[str]:
     if corpus.get("n_truncated"):
         parts.append(f"{number(corpus['n_truncated'])} samples cut to {number(corpus.get('max_length'))} tokens")
     lines = [" · ".join(parts)]
+    if p.get("skip_first"):
+        lines.append(f"The first {number(p['skip_first'])} tokens of each sample are left out.")
     if run.partial:
         lines.append("PARTIAL: the measurement was interrupted; this is not the whole corpus.")
     lines.append(f"M = {number(run.M)}")
@@ -73,6 +80,10 @@ def _heading(run: Run) -> list[str]:
         if where
         else "Massive activations (|x| > 100 and > 1000 medians): none in the residual stream"
     )
+    first = run.groups().get(POSITION_0)
+    if massive and first is not None:
+        at_first = sum(numbers["n_massive_tokens"] for numbers in first.values())
+        lines.append(f"  {100 * at_first / massive:.3g} % of them at position 0")
     return lines
 
 
@@ -180,6 +191,19 @@ def tensor_table(found: list[tuple[str, tuple[int, ...], str, Summary | str]]) -
             )
         else:
             table.add_row(*row, *["–"] * 7, f"{summary.n_nan:,}/{summary.n_inf:,}")
+    return table
+
+
+def _group_table(groups: list[Row]) -> Table:
+    table = Table(title="Residual stream by token group", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("group")
+    for heading in ("tokens", "absmax", "at", "massive"):
+        table.add_column(heading, justify="right")
+    for row in groups:
+        absmax = number(row.absmax) if row.site else f"≤ {number(row.absmax)}"
+        table.add_row(
+            safe(row.group), number(row.n_tokens), absmax, safe(row.site or "–"), number(row.n_massive_tokens)
+        )
     return table
 
 

@@ -26,7 +26,7 @@ def test_restore_gives_the_bits_of_never_having_run_the_batch(inference):
             with pytest.raises(ZeroDivisionError):
                 model(ids[1])
             handle.remove()
-        assert not torch.equal(probe.states["layer_0_hidden"].buffer, probe._spares["layer_0_hidden"])
+        assert not torch.equal(probe.states["layer_0_hidden"].buffer, probe._states._spares["layer_0_hidden", None])
         probe.restore(before)
         with grad_mode():
             model(ids[2])
@@ -80,10 +80,10 @@ def test_snapshots_reuse_their_memory_and_only_the_latest_can_be_restored():
         model(random_ids(2, 3))
         with torch.inference_mode():
             older = probe.snapshot()
-        addresses = {name: spare.data_ptr() for name, spare in probe._spares.items()}
+        addresses = {name: spare.data_ptr() for name, spare in probe._states._spares.items()}
         model(random_ids(2, 3, seed=1))
         latest = probe.snapshot()
-        assert {name: spare.data_ptr() for name, spare in probe._spares.items()} == addresses
+        assert {name: spare.data_ptr() for name, spare in probe._states._spares.items()} == addresses
         with pytest.raises(ValueError, match="^snapshot: expected the latest of this probe"):
             probe.restore(older)
         kept = buffers(probe)
