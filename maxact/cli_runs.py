@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -112,6 +113,32 @@ def export(
         note(sentence)
     for path in paths:
         print(path)
+
+
+@app.command(epilog="Example: maxact card runs/smollm2-135m README.md")
+def card(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    readme: Annotated[
+        Path | None, typer.Argument(help="The card to write the section into; without it, it is printed.")
+    ] = None,
+    model_index: Annotated[
+        bool, typer.Option("--model-index", help="Put M into the metadata as model-index, too.")
+    ] = False,
+) -> None:
+    """Write the section of a model card: M, headroom, SQNR, how it was measured. Run again, it replaces itself.
+
+    It stands between the lines <!-- maxact:begin --> and <!-- maxact:end -->, at the end of a card that has none; a
+    picture, maxact-absmax.svg, lies beside the card.
+    """
+    from . import card_file
+    from .run import Run
+
+    loaded = Run.load(run)
+    if readme is None:
+        sys.stdout.buffer.write(card_file.contents(loaded, b"", model_index))
+        return
+    for path in card_file.write_card(loaded, readme, model_index):
+        note(f"Written to {path}.")
 
 
 def print_run(run, as_json: bool, kind: str = "hidden") -> None:
