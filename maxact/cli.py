@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from . import cli_runs
+from . import cli_corpus, cli_runs
 from .terminal import AsJson, console, note, print_json, progress
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 
 app.add_typer(cli_runs.app)
+app.add_typer(cli_corpus.app, name="corpus")
 
 # Click's, or that of the copy of click inside newer versions of typer.
 UsageError = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")

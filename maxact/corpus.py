@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any, NamedTuple
 
+from .hub_dataset import dataset_rows
+
 DEFAULT_DOMAIN = "unlabelled"
 LONGEST_DOMAIN = 64  # characters
 LONGEST_LINE = 16 * 2**20  # bytes: two million tokens as JSON; without a bound one line could fill the memory
@@ -51,7 +53,7 @@ class Corpus:
     @classmethod
     def from_texts(cls, texts: Sequence[str], name: str = "texts") -> Corpus:
         """A corpus of texts in memory. Raises ValueError as a file would."""
-        return _gather(name, ((f"text {i}", {"text": text}, None) for i, text in enumerate(texts)), None)
+        return gather(name, ((f"text {i}", {"text": text}, None) for i, text in enumerate(texts)), None)
 
 
 class Encoded(NamedTuple):
@@ -81,6 +83,7 @@ def load_corpus(
     """Read a corpus; the first `limit` usable samples of it.
 
     - `builtin`: the texts that come with maxact.
+    - `paper`: the 5,000 samples of arXiv 2605.15572, from the hub (`load_paper_corpus`).
     - a .jsonl file: on each line an object with `text` or `input_ids`, and a `domain` if it has one.
     - a .txt file (UTF-8). Lines without a blank one between them are a paragraph. Paragraphs are joined in their order,
       by one blank line, until a sample has at least 400 characters; a shorter rest goes with the sample before it.
@@ -94,15 +97,19 @@ def load_corpus(
         raise ValueError(f"limit: {limit}, expected at least 1")
     if source == "builtin":
         with importlib.resources.files("maxact").joinpath("corpus.jsonl").open("rb") as file:
-            return _gather(source, _jsonl(file), limit)
+            return gather(source, jsonl_rows(file), limit)
+    if source == "paper":
+        from .paper_corpus import load_paper_corpus
+
+        return load_paper_corpus(limit)
     if source.startswith("hf:"):
-        return _gather(source, _dataset(source, limit, split, text_column), limit)
-    read = {".jsonl": _jsonl, ".txt": _paragraphs}.get(os.path.splitext(source)[1].lower())
+        return gather(source, _dataset(source, limit, split, text_column), limit)
+    read = {".jsonl": jsonl_rows, ".txt": _paragraphs}.get(os.path.splitext(source)[1].lower())
     if read is None:
-        raise ValueError(f"corpus: {source!r}, expected builtin, a .txt or .jsonl file, or hf:OWNER/NAME")
+        raise ValueError(f"corpus: {source!r}, expected builtin, paper, a .txt or .jsonl file, or hf:OWNER/NAME")
     try:
         with open(os.path.expanduser(source), "rb") as file:
-            return _gather(os.path.basename(source), read(file), limit)
+            return gather(os.path.basename(source), read(file), limit)
     except FileNotFoundError:
         raise FileNotFoundError(f"corpus: {source!r} does not exist") from None
     except OSError as error:
@@ -181,7 +188,7 @@ def _as_user_turn(tokenizer: Any, text: str) -> str:
         raise ValueError(f"chat_template: this tokenizer's template fails: {' '.join(str(error).split())}") from error
 
 
-def _gather(name: str, items: Iterable[Item], limit: int | None) -> Corpus:
+def gather(name: str, items: Iterable[Item], limit: int | None) -> Corpus:
     samples: list[Sample] = []
     n_items = n_faults = 0
     first_fault = None
@@ -215,7 +222,7 @@ def _sample(row: Any) -> Sample:
             raise _Fault(f"text: {type(text).__name__}, expected a string")
         if not text.strip():
             raise _Fault("text: empty")
-        if not _is_unicode(text):
+        if not is_unicode(text):
             raise _Fault("text: half of a surrogate pair, expected Unicode")
     else:
         if not isinstance(ids, list) or not all(type(i) is int for i in ids):
@@ -225,10 +232,10 @@ def _sample(row: Any) -> Sample:
         if min(ids) < 0:
             raise _Fault(f"input_ids: {min(ids)}, expected 0 or more")
     domain = (domain or "").strip()[:LONGEST_DOMAIN]
-    return Sample(text, ids, domain if domain and _is_unicode(domain) else DEFAULT_DOMAIN)
+    return Sample(text, ids, domain if domain and is_unicode(domain) else DEFAULT_DOMAIN)
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -253,7 +260,7 @@ def _lines(file: IO[bytes]) -> Iterator[tuple[str, str, str | None]]:
             yield where, "", "not UTF-8"
 
 
-def _jsonl(file: IO[bytes]) -> Iterator[Item]:
+def jsonl_rows(file: IO[bytes]) -> Iterator[Item]:
     for where, line, fault in _lines(file):
         if fault is not None:
             yield where, None, fault
@@ -297,15 +304,7 @@ def _dataset(source: str, limit: int | None, split: str, text_column: str) -> It
         raise ValueError(f"corpus: {source!r}, expected hf:OWNER/NAME or hf:OWNER/NAME/CONFIG")
     if limit is None:
         raise ValueError(f"corpus: {source!r} is streamed and may never end: it needs a limit (--limit 1000)")
-    try:
-        import datasets
-    except ImportError as error:
-        raise ValueError(f"corpus: {source!r} needs the package datasets: pip install maxact[datasets]") from error
-    try:
-        stream = datasets.load_dataset(f"{owner}/{rest[0]}", *rest[1:], split=split, streaming=True)
-        for number, row in enumerate(stream, 1):
-            content = {"text": row[text_column]} if text_column in row else {"input_ids": row.get("input_ids")}
-            yield f"row {number}", {**content, "domain": row.get("domain")}, None
-    except Exception as error:  # from the network, the hub, or any of the file formats
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"corpus: {source!r} (split {split!r}) cannot be read: {reason}") from error
+    rows = dataset_rows(source, f"{owner}/{rest[0]}", *rest[1:], split=split)
+    for number, row in enumerate(rows, 1):
+        content = {"text": row[text_column]} if text_column in row else {"input_ids": row.get("input_ids")}
+        yield f"row {number}", {**content, "domain": row.get("domain")}, None

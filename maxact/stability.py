@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .proportion import proportional
 from .run import Run, site_kind
 
 SATURATED = 0.01  # growth of the expected M over the last doubling below which a run counts as saturated
@@ -203,16 +204,6 @@ def paper_subsets(values: np.ndarray, domain: np.ndarray) -> list[dict]:
             }
         )
     return rows
-
-
-def proportional(counts: dict[str, int], n: int) -> dict[str, int]:
-    """n shared out in proportion to the counts, by largest remainder; equal remainders in the order of the names."""
-    total = sum(counts.values())
-    quota = {name: count * n // total for name, count in sorted(counts.items())}
-    by_remainder = sorted(quota, key=lambda name: -(counts[name] * n % total))
-    for name in by_remainder[: n - sum(quota.values())]:
-        quota[name] += 1
-    return quota
 
 
 def _draw(values: np.ndarray, domain: np.ndarray, quota: dict[str, int], seed: int) -> float:

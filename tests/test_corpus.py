@@ -137,7 +137,7 @@ def test_a_source_that_cannot_be_read_is_one_sentence(tmp_path):
     (tmp_path / "folder.txt").mkdir()
     with pytest.raises(OSError, match=r"^corpus: '.*folder.txt' cannot be read: Is a directory$"):
         load_corpus(tmp_path / "folder.txt")
-    with pytest.raises(ValueError, match=r"^corpus: 'c.csv', expected builtin, a .txt or .jsonl file, or hf:"):
+    with pytest.raises(ValueError, match=r"^corpus: 'c.csv', expected builtin, paper, a .txt or .jsonl file, or hf:"):
         load_corpus("c.csv")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from maxact.proportion import proportional
 from maxact.run import Run, Sites
 from maxact.stability import (
     bootstrap_interval,
@@ -19,7 +20,6 @@ from maxact.stability import (
     halvings,
     measured_samples,
     paper_subsets,
-    proportional,
     stability,
     subset_cdf,
     subset_weights,
