@@ -12,6 +12,7 @@ from torch import nn
 
 from maxact_kernels import ProbeState
 
+from .generation import GenerationMask
 from .groups import POSITION_0, summarize
 from .site_states import Key, SiteStates
 from .sites import Site, find_sites
@@ -244,6 +245,7 @@ class Probe:
             else:
                 hook = module.register_forward_hook(partial(self._see_output, site))
             self._handles.append(hook)
+        self._handles.append(GenerationMask(self.model, self._say_mask))
 
     def _enter(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         if self._entered not in (None, module):
@@ -255,6 +257,10 @@ class Probe:
         named, self._pending = self._pending, Named()
         self._tokens = self._namer.name(given, named)
         self._entered = module
+
+    def _say_mask(self, mask: torch.Tensor) -> None:
+        if self._pending.attention_mask is None:
+            self._pending = self._pending._replace(attention_mask=mask)
 
     def _leave_if_outermost(self, module: nn.Module, args: tuple, output) -> None:
         if module is self._entered:
