@@ -14,6 +14,7 @@ from maxact_kernels import ProbeState
 
 from .generation import GenerationMask
 from .groups import POSITION_0, summarize
+from .modules import modules_of
 from .site_states import Key, SiteStates
 from .sites import Site, find_sites
 from .tokens import Given, Named, TokenNamer, Tokens
@@ -182,6 +183,10 @@ class Probe:
             row = dict(kind=kind, expected=len(names), fired=len(names) - len(missing), missing=missing, note=note)
             rows.append(row)
         return rows
+
+    def modules(self) -> dict[str, dict]:
+        """By site: at which end of which modules it stands (`modules_of`)."""
+        return modules_of(self.model, self.site_map)
 
     def check(self) -> None:
         """Raises RuntimeError, naming the sites, if there is one that has not seen a tensor."""

@@ -71,7 +71,8 @@ class Run:
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
         groups = probe.groups()
-        known = {"partial": False, "coverage": probe.coverage()} | ({"groups": groups} if groups else {})
+        known = {"partial": False, "coverage": probe.coverage(), "modules": probe.modules()}
+        known |= {"groups": groups} if groups else {}
         return Run(Sites(held), known | (provenance or {}))
 
     @property
