@@ -25,6 +25,18 @@ def show(
     print_run(Run.load(run), as_json, kind)
 
 
+@app.command(epilog="Example: maxact report runs/mine runs/mine-bos -o report.html")
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")] = Path("report.html"),
+) -> None:
+    """Write one page with seven explorers of these runs: no network, no server, opens in any browser."""
+    from .report import write_report
+
+    size = write_report(runs, output)
+    note(f"Written to {output} ({size / 1e6:,.1f} MB).")
+
+
 @app.command(epilog="Example: maxact compare runs/base runs/instruct --top 10")
 def compare(
     a: Annotated[Path, typer.Argument(help="A run directory.")],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 
 import pytest
 
@@ -21,3 +22,22 @@ def smollm2_directory(tmp_path_factory):
         if "MAXACT_CACHE" not in os.environ:
             patch.setenv("MAXACT_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield convert_gguf(find_smollm2())
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A headless Chromium; without one its tests are skipped, or fail where MAXACT_NEED_BROWSER is set, as in CI."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    missing = "no Chromium is installed (Debian: apt-get install chromium)" if path is None else None
+    if importlib.util.find_spec("playwright") is None:
+        missing = "playwright is not installed: pip install playwright"
+    if missing:
+        (pytest.fail if os.environ.get("MAXACT_NEED_BROWSER") else pytest.skip)(missing)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        options = "headless no-sandbox disable-gpu no-first-run disable-background-networking disable-component-update"
+        options += " disable-sync"
+        browser = playwright.chromium.launch(executable_path=path, args=[f"--{option}" for option in options.split()])
+        yield browser
+        browser.close()
