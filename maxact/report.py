@@ -12,6 +12,7 @@ from pathlib import Path
 
 from maxact_kernels.storage import write_atomically
 
+from .published import checkpoints
 from .report_data import runs_data
 from .run import Run
 
@@ -36,7 +37,7 @@ def page(runs: list[tuple[str, Run]]) -> str:
         "style_hash": _source_hash(style),
         "script": script,
         "script_hash": _source_hash(script),
-        "data": script_json(runs_data(runs) | {"published": []}),
+        "data": script_json(runs_data(runs) | {"published": [row._asdict() for row in checkpoints()]}),
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda name: parts[name[1]], (here / "page.html").read_text("utf-8"))
 

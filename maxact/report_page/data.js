@@ -28,7 +28,7 @@ function read(run, position) {
 }
 
 const RUNS = D.runs.map(read);
-const PUBLISHED = D.published;
+
 const KINDS = [...new Set(RUNS.flatMap((run) => run.kinds))];
 const LAYER_KINDS = KINDS.filter((kind) => RUNS.some((run) => run.sites.some((s) => s.kind === kind && s.layer !== null)));
 

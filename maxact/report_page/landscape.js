@@ -6,6 +6,10 @@ const OWN = RUNS.map((run) => {
     places: run.peaks, tied: run.peaks.length, ratio: sun.ratio, passed: sun.tested ? sun.passed : null,
   };
 });
+const PUBLISHED = D.published.map((c) => ({
+  name: c.model, family: c.family, M: Math.abs(c.M), own: false,
+  places: [c.site], tied: c.n_tied, ratio: c.ratio_max, passed: c.n_massive_tokens, moe: c.moe, params: c.params,
+}));
 const CHECKPOINTS = [...OWN, ...PUBLISHED].filter((c) => c.M > 0 && Number.isFinite(c.M));
 const FAMILIES = [...new Set(CHECKPOINTS.map((c) => c.family))];
 
@@ -47,7 +51,7 @@ explorer("landscape", "The landscape", (self) => {
     const ends = [...rows].sort((a, b) => a.M - b.M), low = ends[0], high = ends[ends.length - 1];
     const over = rows.filter((c) => c.M > 65504).length, failed = rows.filter((c) => c.passed === 0).length;
     body.append(el("p", { className: "soft small" }, "✕ marks a run in whose residual stream no token passes the Sun test (|x| > 100 and > 1000 medians of its token). Solid bars: your runs. "
-      + (PUBLISHED.length && published() ? "Pale bars: checkpoints published in arXiv 2605.15572, measured on its corpus with about 17 million tokens each; another corpus gives other values." : "")));
+      + (published() ? "Pale bars: checkpoints published in arXiv 2605.15572, measured on its corpus with about 17 million tokens each; another corpus gives other values." : "")));
     const span = rows.length > 1 ? `M goes from ${number(low.M)} (${low.name}) to ${number(high.M)} (${high.name}), ${factor(high.M / low.M)}` : `M is ${number(high.M)} (${high.name})`;
     return `${span}; ${over} of ${rows.length} exceed 65,504, the largest fp16, and ${failed} ${failed === 1 ? "has" : "have"} no token that passes the Sun test.`;
   };
