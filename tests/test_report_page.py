@@ -31,10 +31,10 @@ def test_the_landscape_has_a_bar_for_each_run_and_its_legend_takes_families_out(
     tab = shown.tab
     assert {"one", "two"} <= set(tab.eval_on_selector_all("#landscape svg text", "all => all.map(t => t.textContent)"))
     n = tab.locator(bars).count()
-    tab.click('#landscape .chip:text-is("tiny-1")')
+    tab.click('#landscape .chip:has(span:text-is("tiny-1"))')
     assert tab.locator(bars).count() == n - 1
     assert shown.link() == "#landscape.off=1"
-    tab.click('#landscape .chip:text-is("tiny-1")')
+    tab.click('#landscape .chip:has(span:text-is("tiny-1"))')
     assert tab.locator(bars).count() == n and shown.link() in ("", "#")
 
 
