@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -55,13 +56,20 @@ def measure(
     tokens_per_batch: Annotated[int, typer.Option(min=1, help="Tokens of a batch, padding included.")] = 8192,
     topk: Annotated[int, typer.Option(min=1, max=1024, help="Largest elements to keep at each site.")] = 100,
     backend: Annotated[str | None, typer.Option(help="One of those that maxact doctor lists.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that did not end.")] = False,
+    shard: Annotated[str, typer.Option(help="Only the K-th of N parts, '3/8'; maxact merge puts them together.")] = "1/1",
     as_json: AsJson = False,
 ) -> None:
     """Measure a model on a corpus and write a run directory."""
     from .run import check_output
 
-    output = output or Path("runs") / (re.sub(r"[^A-Za-z0-9._-]+", "-", Path(model).name).strip(".-") or "run")
-    check_output(output, overwrite)
+    k, n = _shard(shard)
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(model).name).strip(".-") or "run"
+    output = output or Path("runs") / (name if n == 1 else f"{name}-{k}-of-{n}")
+    checkpoint = output.with_name(f".{output.name}.checkpoint")
+    check_output(output, overwrite or (resume and checkpoint.exists()))
+    if overwrite and not resume:
+        shutil.rmtree(checkpoint, ignore_errors=True)
     _check_writable(output.parent)
 
     from . import corpus as corpora
@@ -96,12 +104,15 @@ def measure(
             tokens_per_batch=tokens_per_batch,
             topk=topk,
             backend=backend,
+            shard=(k, n),
+            checkpoint=checkpoint,
+            resume=resume,
             provenance={"model": loaded.provenance},
             on_progress=on_progress,
             on_note=note,
         )
     try:
-        run.save(output, overwrite=overwrite)
+        run.save(output, overwrite=overwrite or resume)
     except OSError as error:
         rescue = Path(tempfile.mkdtemp(prefix="maxact-")) / "run"
         run.save(rescue)
@@ -109,7 +120,9 @@ def measure(
     cli_runs.print_run(run, as_json)
     note(f"Written to {output}.")
     if run.partial:
+        note("The same command with --resume goes on with it.")
         raise typer.Exit(130)
+    shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 @app.command(epilog="Example: maxact tensor activations.safetensors --json")
@@ -177,6 +190,13 @@ def _sentence(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _shard(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise ValueError(f"shard: {text!r}, expected K/N with K from 1 to N, for example 3/8")
+    return int(found[1]), int(found[2])
 
 
 def _check_writable(folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -130,6 +130,11 @@ class Probe:
         """By group and site: the states of the residual stream's tokens in that group, without tables and medians."""
         return {group: self._in_order(states) for group, states in self._states.of_groups().items()}
 
+    @property
+    def all_states(self) -> dict[Key, ProbeState]:
+        """Every state that there is, by site and group (None: all tokens)."""
+        return self._states.all()
+
     def groups(self) -> dict[str, dict[str, dict]]:
         """By group and site: absmax, n_tokens and n_massive_tokens of the residual stream's tokens in that group."""
         return summarize(self.group_states)
@@ -232,6 +237,13 @@ class Probe:
             namer.next.copy_(snapshot.next_sample)
         namer.samples, self._pending = snapshot.samples, snapshot.pending
         self._leave()
+
+    def merge(self, states: Mapping[Key, ProbeState]) -> None:
+        """Fold in states of these sites that saw other samples, elsewhere or earlier. Raises ValueError for others."""
+        unknown = {name for name, _ in states} - {site.name for site in self.site_map.sites}
+        if unknown:
+            raise ValueError(f"{min(unknown)}: not one of the sites of this probe")
+        self._states.merge(states)
 
     # On the hook path: nothing waits for the device, and nothing of a tensor's size is made.
 

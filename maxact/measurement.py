@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -11,8 +12,10 @@ from typing import NamedTuple
 import torch
 
 from . import __version__
+from .checkpoint import Checkpoint
 from .corpus import Corpus, Encoded, encode, load_corpus
 from .hooks import Probe, attach, describe
+from .identity import identity
 from .planning import Work, plan
 from .run import Run
 
@@ -43,6 +46,9 @@ def measure(
     t_ratio: float = 1000.0,
     int8_per_token: bool = True,
     backend: str | None = None,
+    shard: tuple[int, int] = (1, 1),
+    checkpoint: str | os.PathLike | None = None,
+    resume: bool = False,
     provenance: dict | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     on_note: Callable[[str], None] | None = None,
@@ -52,10 +58,14 @@ def measure(
     corpus: a Corpus, what `load_corpus` takes, or texts. bos, special_tokens, chat_template: what is put around each
     text; by default nothing, as in arXiv 2605.15572. skip_first: leave out the first so many tokens of each sample;
     with none left out, the first is counted also on its own (`Run.groups`). tokens_per_batch: padding included; halved
-    when memory runs out. on_progress is called after each batch, on_note with each sentence a user should read.
-    Interrupted from the keyboard it returns what whole batches gave, `run.partial` being True.
+    when memory runs out. shard: (k, n), the k-th of n parts of the batches, counted from 1, which `maxact merge` puts
+    together. checkpoint: a directory for what has been measured so far, written now and then, in less than 1 % of the
+    time; with resume=True what it holds is not measured again. It stays when the run has ended: remove it when the run
+    is saved. on_progress is called after each batch, on_note with each sentence a user should read. Interrupted from
+    the keyboard it returns what whole batches gave, `run.partial` being True.
 
-    Raises ValueError for bad input, RuntimeError if a site never fired, torch.OutOfMemoryError if one sample is too large.
+    Raises ValueError for bad input or a checkpoint of something else, FileExistsError for one without resume=True,
+    RuntimeError if a site never fired, torch.OutOfMemoryError if one sample is too large.
     """
     note = on_note or (lambda sentence: None)
     if isinstance(corpus, str):
@@ -64,6 +74,8 @@ def measure(
         corpus = Corpus.from_texts(corpus)
     if tokens_per_batch < 1:
         raise ValueError(f"tokens_per_batch: {tokens_per_batch}, expected at least 1")
+    if not 1 <= shard[0] <= shard[1]:
+        raise ValueError(f"shard: {shard[0]} of {shard[1]}, expected the first number to be from 1 to the second")
     encoded = encode(
         corpus,
         tokenizer,
@@ -75,39 +87,64 @@ def measure(
     )
     if encoded.n_unreadable:
         note(f"{encoded.n_unreadable} samples are left out, the first at {encoded.first_fault}.")
-    total = sum(len(e.ids) for e in encoded)
 
     started, clock = datetime.now(UTC), time.perf_counter()
     device = model.get_input_embeddings().weight.device
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
-    work = Work(encoded, plan(encoded, tokens_per_batch), tokens_per_batch)
-    options = dict(
-        skip_first=skip_first,
-        position_0=skip_first == 0,
-        topk=topk,
-        t_abs=t_abs,
-        t_ratio=t_ratio,
-        int8_per_token=int8_per_token,
-        n_samples=len(corpus.samples),
-        backend=backend,
+    options = dict(skip_first=skip_first, topk=topk, t_abs=t_abs, t_ratio=t_ratio, int8_per_token=int8_per_token)
+    settings = dict(
+        sites=sites if isinstance(sites, str) else list(sites),
+        bos=bos,
+        special_tokens=special_tokens,
+        chat_template=chat_template,
+        max_length=max_length,
+        tokens_per_batch=tokens_per_batch,
+        **options,
     )
+    of = identity(model, corpus.digest, encoded, settings)
+    kept = Checkpoint(checkpoint, of, resume, note) if checkpoint is not None else None
+    earlier = kept.samples if kept else set()
+    budget = min(tokens_per_batch, (kept and kept.budget) or tokens_per_batch)
+    batches = plan(encoded, tokens_per_batch)[shard[0] - 1 :: shard[1]]
+    n_tokens_earlier = sum(len(encoded[i].ids) for i in earlier)
+    total = sum(len(encoded[i].ids) for batch in batches for i in batch)
+    work = Work(encoded, batches, budget, earlier)
+
+    def keep(write: Callable) -> None:
+        write(probe.all_states, work.done, work.budget, seconds())
+
+    def seconds() -> float:
+        return time.perf_counter() - clock + (kept.seconds if kept else 0.0)
 
     def after_batch() -> None:
+        if kept:
+            keep(kept.offer)
         if on_progress:
-            on_progress(Progress(work.n_tokens, total, time.perf_counter() - clock, _largest(probe)))
+            on_progress(Progress(n_tokens_earlier + work.n_tokens, total, seconds(), _largest(probe)))
 
-    with attach(model, sites, **options) as probe, torch.inference_mode():
+    def forward(samples: list[int]) -> None:
+        _forward(decoder, probe, encoded, samples, device)
+
+    with attach(
+        model, sites, position_0=skip_first == 0, n_samples=len(corpus.samples), backend=backend, **options
+    ) as probe:
         if all(len(e.ids) <= skip_first for e in encoded):
             raise ValueError(f"skip_first: {skip_first}, which leaves no token of the longest sample")
-        whole = _measure_all(
-            work, probe, lambda samples: _forward(decoder, probe, encoded, samples, device), after_batch, note
-        )
+        whole = False
+        try:
+            with torch.inference_mode():
+                whole = _measure_all(work, probe, forward, after_batch, note)
+        finally:
+            if kept and work.done and not whole:
+                keep(kept.write)
+    for states in kept.states() if kept else ():
+        probe.merge(states)
     if whole:
         probe.check()
-    if not work.done:
+    if not work.done and not earlier:
         raise KeyboardInterrupt
 
-    done = sorted(work.done)
+    done = sorted({*work.done, *earlier})
     counted = {i: max(len(encoded[i].ids) - skip_first, 0) for i in done}
     _largest(probe)  # reads every state, so that wall_s holds what a GPU had yet to do
     return Run.from_probe(
@@ -117,7 +154,7 @@ def measure(
             "created": started.isoformat(timespec="seconds"),
             "partial": not whole,
             "model": describe(model),
-            "site_set": sites if isinstance(sites, str) else list(sites),
+            "site_set": settings["sites"],
             "corpus": {
                 "name": corpus.name,
                 "digest": corpus.digest,
@@ -138,7 +175,9 @@ def measure(
             "mask_policy": "right padding, hidden by the attention mask, never counted",
             "tokens_per_batch": work.budget,
             "environment": environment(device, probe),
-            "wall_s": round(time.perf_counter() - clock, 3),
+            "wall_s": round(seconds(), 3),
+            "identity": of,
+            "shard": list(shard),
             "token_text": _token_text(probe, encoded, tokenizer),
         }
         | (provenance or {}),
@@ -154,7 +193,7 @@ def _measure_all(
 ) -> bool:
     """Batch after batch until there is none left, True, or an interruption from the keyboard, False.
 
-    Either way the states hold whole batches, those of the samples that `work` has done.
+    Whatever ends it, the states hold whole batches, those of the samples that `work` has done.
     """
     before, n_done = None, 0
     try:
@@ -171,10 +210,12 @@ def _measure_all(
                 continue
             work.finish(samples)
             after_batch()
-    except KeyboardInterrupt:
+    except BaseException as end:
         if before is not None and len(work.done) == n_done:
             probe.restore(before)
-        return False
+        if isinstance(end, KeyboardInterrupt):
+            return False
+        raise
     return True
 
 

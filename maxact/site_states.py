@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 from maxact_kernels import ProbeState
@@ -40,6 +42,20 @@ class SiteStates:
                 )
             state = self._states[key] = ProbeState(x.shape[-1], x.dtype, x.device, **options)
         return state
+
+    def all(self) -> dict[Key, ProbeState]:
+        return dict(self._states)
+
+    def merge(self, states: Mapping[Key, ProbeState]) -> None:
+        """Fold in states that saw other tokens. Raises ValueError, naming the site, if one has other options."""
+        for key, state in states.items():
+            try:
+                if key in self._states:
+                    self._states[key].merge(state)
+                else:
+                    self._states[key] = state
+            except ValueError as error:
+                raise ValueError(f"{key[0]}: {error}") from None
 
     def of_sites(self) -> dict[str, ProbeState]:
         """By the site's name, in the order of arrival."""

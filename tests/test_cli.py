@@ -113,6 +113,7 @@ def test_a_pattern_chooses_sites(model_directory, corpus, tmp_path, capsys):
         (["measure", "MODEL", "--backend", "abacus"], "backend: 'abacus'"),
         (["measure", "MODEL", "-o", "/proc/run"], "/proc"),
         (["measure", "MODEL", "-o", "TAKEN"], "is not a run directory"),
+        (["measure", "MODEL", "--shard", "0/3"], "shard: '0/3', expected K/N"),
         (["show", "nothing-here"], "not a run directory"),
         (["tensor", "missing.npy"], "missing.npy: No such file"),
         (["tensor", "EMPTY"], "expected a .safetensors or .npy file"),
@@ -156,6 +157,26 @@ def test_a_full_disk_at_the_end_does_not_lose_the_run(model_directory, corpus, t
     assert "No space left on device" in err and not (tmp_path / "r").exists()
     rescued = err.strip().rpartition("saved to ")[2].removesuffix(" instead")
     assert Run.load(rescued).M > 0
+
+
+def test_a_run_that_failed_goes_on_with_resume_and_only_then(model_directory, corpus, tmp_path, capsys, monkeypatch):
+    import maxact.measurement as module
+
+    real, calls = module._forward, []
+
+    def failing(*args):
+        calls.append(1)
+        if len(calls) == 2:
+            raise RuntimeError("a fault")
+        real(*args)
+
+    command = ["measure", model_directory, "--corpus", corpus, "-o", tmp_path / "r", "--tokens-per-batch", "4"]
+    monkeypatch.setattr(module, "_forward", failing)
+    assert "a fault" in maxact(*command, code=2, capsys=capsys)[1] and not (tmp_path / "r").exists()
+    assert "--resume" in maxact(*command, code=2, capsys=capsys)[1] and len(calls) == 2
+    maxact(*command, "--resume", capsys=capsys)
+    assert Run.load(tmp_path / "r").provenance["n_samples"] == 3 and len(calls) == 3
+    assert not (tmp_path / ".r.checkpoint").exists()
 
 
 def test_tensor_prints_every_tensor_of_a_file(tmp_path, capsys):
