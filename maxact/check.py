@@ -138,12 +138,14 @@ def _finite(run: Run, sites: list[str]) -> Verdict:
     failures = []
     for name in sites:
         summary = run.sites[name]
-        if summary.n_nan or summary.n_inf:
+        if summary.n_nan != 0 or summary.n_inf != 0:  # None: there are some, in a run that does not say how many
             figures = {"n_nan": summary.n_nan, "n_inf": summary.n_inf}
-            token, feature = summary.first_nonfinite
-            first = _element(run, token >> 32, token & 0xFFFFFFFF, feature, None)  # its value is nan or inf
+            elements = []
+            if summary.first_nonfinite:
+                token, feature = summary.first_nonfinite
+                elements.append(_element(run, token >> 32, token & 0xFFFFFFFF, feature, None))  # its value is nan or inf
             why = f"{number(summary.n_nan)} nan, {number(summary.n_inf)} inf"
-            failures.append(Failure(name, "finite", why, figures, [], [first]))
+            failures.append(Failure(name, "finite", why, figures, [], elements))
         elif not summary.n_elements:
             failures.append(Failure(name, "measured", "no element was measured", {"n_elements": 0}))
     says = f"finite: {len(sites) - len(failures)} of {len(sites)} sites were measured and hold neither nan nor inf."
@@ -177,7 +179,8 @@ def _over(run: Run, site: str, summary: Summary, name: str, limit: float) -> Fai
     channels = summary.channel_absmax
     over = [int(c) for c in (-channels).argsort(kind="stable") if channels[c] > limit]
     elements = _elements(run, site, summary, sum(abs(value) > limit for value in summary.topk.values))
-    figures = {"absmax": summary.absmax, "times_over": summary.absmax / limit, "n_channels": len(over)}
+    figures = {"absmax": summary.absmax, "times_over": summary.absmax / limit}
+    figures["n_channels"] = len(over) if len(channels) else None  # an imported run knows no channels
     # Of float32 the table knows magnitudes by their bin only, so how many lie over a limit is not known exactly.
     n_over = summary.n_above(limit) if summary.options.counts and summary.exact else None
     figures["n_elements_over"] = n_over
@@ -188,7 +191,8 @@ def _over(run: Run, site: str, summary: Summary, name: str, limit: float) -> Fai
 def _elements(run: Run, site: str, summary: Summary, n: int) -> list[dict]:
     """The n largest, with the text of their tokens."""
     places = [place_of(site, summary, rank) for rank in range(min(n, len(summary.topk.values)))]
-    return [_element(run, place.sample, place.position, place.feature, place.value) for place in places]
+    known = [place for place in places if place.position is not None]
+    return [_element(run, place.sample, place.position, place.feature, place.value) for place in known]
 
 
 def _element(run: Run, sample: int, position: int, feature: int, value: float | None) -> dict:

@@ -127,6 +127,37 @@ def export(
         print(path)
 
 
+@app.command("import", epilog="Example: maxact import Max_act_llm/results -o runs/published")
+def import_(
+    files: Annotated[
+        list[Path], typer.Argument(help="*_activation_stats.json, *_top5_stats.json, *_quant_sanity.json, or folders.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the run directories go.")] = Path("runs"),
+    overwrite: Annotated[bool, typer.Option(help="Replace runs that are there.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make run directories of files that others published (max-act-llm); a model with a bad file gets none."""
+    from .max_act_llm_import import LACKS, import_files
+    from .run import plain
+
+    rows = []
+    for found in import_files(files, output, overwrite=overwrite):
+        rows.append({"name": found.name, "directory": found.directory and str(found.directory), "fault": found.fault})
+        rows[-1] |= {"M": found.run and plain(found.run.M), "notes": found.notes}
+        if found.fault:
+            note(f"maxact: {found.name} was not imported: {found.fault}")
+        elif not as_json:
+            print(f"{found.directory}: M = {found.run.M:,.6g}, {len(found.run.sites)} sites")
+            for sentence in found.notes:
+                note(f"{found.name}: {sentence}")
+    if as_json:
+        print_json(rows)
+    elif not all(row["fault"] for row in rows):
+        note(f"Such files hold no {LACKS}.")
+    if any(row["fault"] for row in rows):
+        raise typer.Exit(2)
+
+
 @app.command(epilog="Example: maxact card runs/smollm2-135m README.md")
 def card(
     run: Annotated[Path, typer.Argument(help="A run directory.")],

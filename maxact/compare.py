@@ -30,8 +30,8 @@ class Change(NamedTuple):
     factor: float
     q999_factor: float  # of the 0.999 quantile of |x|; nan where a run has no counts
     ratio_max: tuple[float, float]
-    n_massive_tokens: tuple[int, int]
-    n_nonfinite: tuple[int, int]
+    n_massive_tokens: tuple[int | None, int | None]  # None, as below: an imported run may not know
+    n_nonfinite: tuple[int | None, int | None]
     places: tuple[Place | None, Place | None]
     identical: bool  # every table of the site has the same bits in both
 
@@ -136,7 +136,7 @@ def _change(name: str, a: Summary, b: Summary) -> Change:
         _factor(*quantiles),
         (a.ratio_max, b.ratio_max),
         (a.n_massive_tokens, b.n_massive_tokens),
-        (a.n_nan + a.n_inf, b.n_nan + b.n_inf),
+        tuple(None if s.n_nan is None else s.n_nan + s.n_inf for s in (a, b)),
         tuple(place_of(name, s, 0) if s.n_elements else None for s in (a, b)),
         a.same_bits(b),
     )

@@ -23,6 +23,9 @@ TOPK = 100
 
 def files(run: Run) -> tuple[dict[str, str], list[str]]:
     """{file name: text} and what a reader must be told. Raises ValueError if the run lacks what the format is about."""
+    if "imported" in run.provenance:
+        texts = {f"{run.provenance['imported']['name']}_{name}": text for name, text in run.sites.files().items()}
+        return texts, ["The run was imported from such files; they are written as they were read."]
     names = [name for name in run.sites if site_kind(name) in KINDS]
     sites = {name: run.sites[name] for name in sorted(names, key=_rank)}
     sites = {name: summary for name, summary in sites.items() if summary.n_elements}

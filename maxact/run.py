@@ -24,13 +24,19 @@ _MAX_JSON_BYTES = 1 << 28
 _MAX_NAME = 256
 
 
+ROUTERS = ("moe_gate", "router_logits")  # kinds of sites that are no activations in the sense of M
+
+
 class Place(NamedTuple):
-    """Where an element stands: its site, sample, position in the sample, feature, and signed value."""
+    """Where an element stands: its site, sample, position in the sample, feature, and signed value.
+
+    An imported run knows the value alone; sample, position and feature are then None.
+    """
 
     site: str
-    sample: int
-    position: int
-    feature: int
+    sample: int | None
+    position: int | None
+    feature: int | None
     value: float
 
 
@@ -52,6 +58,14 @@ class Sites(Mapping):
     def held(self) -> Iterator[tuple[str, Options, Arrays]]:
         for name, (options, arrays) in self._held.items():
             yield name, options, arrays
+
+    def files(self) -> dict[str, bytes]:
+        """{file name: contents}: what a run directory holds of them beside run.json."""
+        packed = {}
+        for name, options, arrays in self.held():
+            whole = {field: arrays[field] for field in arrays}
+            packed |= {f"{name}/{field}": array for field, array in pack(options, whole).items()}
+        return {"sites.safetensors": safetensors.numpy.save(packed)}
 
 
 class Run:
@@ -91,7 +105,8 @@ class Run:
         return [place_of(name, self.sites[name], 0) for name in self._ranked_sites() if self.sites[name].absmax == M]
 
     def _ranked_sites(self) -> list[str]:
-        return [name for name in self.sites if site_kind(name) != "moe_gate" and self.sites[name].n_elements]
+        ranked = {name: self.sites[name] for name in self.sites if site_kind(name) not in ROUTERS}
+        return [name for name, s in ranked.items() if s.n_elements and not math.isnan(s.absmax)]
 
     def groups(self) -> dict[str, dict[str, dict]]:
         """By group of tokens and site: absmax, n_tokens and n_massive_tokens of the residual stream; {} if none is kept.
@@ -108,15 +123,14 @@ class Run:
     def to_json(self) -> dict:
         """run.json: the provenance and every site's single numbers; nan as null, infinities as strings."""
         sites = {}
-        for name, options, arrays in self.sites.held():
-            summary = Summary(options, arrays)
-            sites[name] = {"options": options.to_json()} | summary.scalars() | {"topk": _topk_json(name, summary)}
+        for name, summary in self.sites.items():
+            sites[name] = {"options": summary.options.to_json()} | summary.scalars() | {"topk": _topk_json(name, summary)}
         return plain(
             {"schema": SCHEMA, "M": self.M, "peaks": [p._asdict() for p in self.peaks()]} | self.provenance
         ) | {"sites": plain(sites)}
 
     def save(self, directory: str | os.PathLike, *, overwrite: bool = False) -> None:
-        """Write run.json and sites.safetensors into a new directory; it appears whole or not at all.
+        """Write run.json and the files of its sites into a new directory; it appears whole or not at all.
 
         Raises FileExistsError if it exists and is not a run to overwrite, OSError if it cannot be written.
         """
@@ -126,11 +140,8 @@ class Run:
         temporary, old = (directory.with_name(f".{directory.name}-{os.getpid()}-{part}") for part in ("new", "old"))
         temporary.mkdir()
         try:
-            packed = {}
-            for name, options, arrays in self.sites.held():
-                whole = {field: arrays[field] for field in arrays}
-                packed |= {f"{name}/{field}": array for field, array in pack(options, whole).items()}
-            write_atomically(temporary / "sites.safetensors", safetensors.numpy.save(packed))
+            for name, contents in self.sites.files().items():
+                write_atomically(temporary / name, contents)
             text = json.dumps(self.to_json(), indent=1, allow_nan=False, ensure_ascii=False)
             write_atomically(temporary / "run.json", text.encode())
             if directory.exists():
@@ -164,12 +175,16 @@ class Run:
                 f"or a later one (it was written by {str(record.get('maxact'))[:40]!r})"
             )
         sites = record.pop("sites", None)
-        if not isinstance(sites, dict) or not all(_is_name(name) and isinstance(s, dict) for name, s in sites.items()):
+        if not isinstance(sites, dict) or not all(is_name(name) and isinstance(s, dict) for name, s in sites.items()):
             raise ValueError(f"{path}: sites: expected an object of named sites")
 
-        for name in ("model", "corpus", "environment", "token_text"):
+        for name in ("model", "corpus", "environment", "token_text", "imported"):
             if not isinstance(record.get(name, {}), dict):
                 raise ValueError(f"{path}: {name}: expected an object")
+        if "imported" in record:
+            from .max_act_llm_import import load_run
+
+            return load_run(directory, record["imported"])
 
         tables = directory / "sites.safetensors"
         packed = {name: {} for name in sites}
@@ -215,6 +230,8 @@ def site_layer(name: str) -> int | None:
 def place_of(site: str, summary: Summary, rank: int) -> Place:
     """The place of the element at this rank of a site's top-k; the halves of a token id are sample and position."""
     top = summary.topk
+    if not len(top.token_ids):
+        return Place(site, None, None, None, float(top.values[rank]))
     token = int(top.token_ids[rank])
     return Place(site, token >> 32, token & 0xFFFFFFFF, int(top.features[rank]), float(top.values[rank]))
 
@@ -235,5 +252,5 @@ def plain(value):
     return value
 
 
-def _is_name(name: str) -> bool:
+def is_name(name: str) -> bool:
     return 0 < len(name) <= _MAX_NAME and name.isprintable() and "/" not in name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 
 from rich import box
 from rich.console import Console
@@ -49,11 +50,14 @@ def _heading(run: Run) -> list[str]:
             f"corpus {safe(corpus.get('name'))}",
             f"{number(p.get('n_samples'))} samples",
             f"{number(p.get('n_tokens'))} tokens",
-            " and ".join(around).replace("_", " ") or "no special tokens",
         ]
+        if "imported" not in p:
+            parts.append(" and ".join(around).replace("_", " ") or "no special tokens")
     if corpus.get("n_truncated"):
         parts.append(f"{number(corpus['n_truncated'])} samples cut to {number(corpus.get('max_length'))} tokens")
     lines = [" · ".join(parts)]
+    if "imported" in p:
+        lines.append(f"IMPORTED from {safe(p['imported']['format'])} files, which hold no {p['imported']['lacks']}.")
     if p.get("skip_first"):
         lines.append(f"The first {number(p['skip_first'])} tokens of each sample are left out.")
     if run.partial:
@@ -63,7 +67,7 @@ def _heading(run: Run) -> list[str]:
     for place, names in _group(peaks).items():
         lines.append(f"  at {_ranges(names)}: {_describe(run, place)}")
     lines += _published(model.get("model_id"))
-    bad = [name for name in run.sites if run.sites[name].n_nan or run.sites[name].n_inf]
+    bad = [name for name in run.sites if run.sites[name].n_nan != 0 or run.sites[name].n_inf != 0]
     if bad:
         first = run.sites[bad[0]]
         lines.append(
@@ -73,7 +77,7 @@ def _heading(run: Run) -> list[str]:
     if math.isfinite(run.M) and run.M > 0:
         room = [f"{_factor(run.M, limit)} {number(limit)}, the largest {name}" for name, limit in LIMITS.items()]
         lines.append(f"Without a scale M is {' and '.join(room)}.")
-    massive = sum(run.sites[name].n_massive_tokens for name in run.sites if site_kind(name) == "hidden")
+    massive = sum(run.sites[name].n_massive_tokens or 0 for name in run.sites if site_kind(name) == "hidden")
     where = [name for name in run.sites if site_kind(name) == "hidden" and run.sites[name].n_massive_tokens]
     lines.append(
         f"Massive activations (|x| > 100 and > 1000 medians): {number(massive)} tokens in {_ranges(where)}"
@@ -84,6 +88,8 @@ def _heading(run: Run) -> list[str]:
     if massive and first is not None:
         at_first = sum(numbers["n_massive_tokens"] for numbers in first.values())
         lines.append(f"  {100 * at_first / massive:.3g} % of them at position 0")
+    for row in p.get("imported", {}).get("int8", []):
+        lines.append(f"INT-8 in the files, {safe(row['layer'])}, {safe(row['policy'])}: {decibel(row['sqnr_db'])} dB")
     return lines
 
 
@@ -112,6 +118,8 @@ def _group(peaks: list[Place]) -> dict[Place, list[str]]:
 
 
 def _describe(run: Run, place: Place) -> str:
+    if place.position is None:
+        return number(place.value)
     text = run.token_text(place.sample, place.position)
     token = f" {safe(text)}" if text is not None else ""
     return f"{number(place.value)} · token{token} at position {place.position} of sample {place.sample} · channel {place.feature}"
@@ -144,17 +152,25 @@ def _layer_row(name: str, summary: Summary) -> list[str]:
     if not summary.n_elements:
         return ["nothing"] + [""] * 8
     place = place_of(name, summary, 0)
+    int8 = [_held(lambda: summary.quantization_error("int8", threshold).sqnr_db) for threshold in ("max", "q0.999")]
+    int8.append(_held(lambda: summary.int8_per_token.sqnr_db))
     return [
         number(summary.absmax),
-        str(place.feature),
-        str(place.position),
+        "–" if place.feature is None else str(place.feature),
+        "–" if place.position is None else str(place.position),
         number(summary.ratio_max),
         number(summary.n_massive_tokens),
-        number(summary.quantile(0.999)),
-        decibel(summary.quantization_error("int8", "max").sqnr_db),
-        decibel(summary.quantization_error("int8", "q0.999").sqnr_db),
-        decibel(summary.int8_per_token.sqnr_db) if summary.options.int8_per_token else "",
+        number(_held(lambda: summary.quantile(0.999))),
+        *map(decibel, int8),
     ]
+
+
+def _held(get: Callable[[], float]) -> float:
+    """A number that a state may have left out, or a published file does not hold: then nan."""
+    try:
+        return get()
+    except ValueError:
+        return math.nan
 
 
 def tensor_table(found: list[tuple[str, tuple[int, ...], str, Summary | str]]) -> Table:
@@ -209,7 +225,7 @@ def _group_table(groups: list[Row]) -> Table:
 
 def _picture(values: list[float], title: str) -> list[str]:
     """Columns on a log axis, one a layer, in eighths of a character."""
-    logs = [math.log10(v) if v > 0 else None for v in values]
+    logs = [math.log10(v) if 0 < v < math.inf else None for v in values]
     known = [v for v in logs if v is not None]
     if not known:
         return [f"{title}: all zero"]
