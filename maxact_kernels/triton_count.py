@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from . import triton_book as B
-from .triton_words import FP16, FP32, at_most, magnitudes
+from .triton_words import FP16, FP32, at_most
 
 # Bins of a table: 64 octaves of bfloat16, 11 of fp16. With what Triton itself needs it must stay within the 48 KiB that a
 # kernel may use unasked, or the launch is refused.
@@ -63,7 +63,7 @@ def open_counts(top, KIND: tl.constexpr, N_BINS: tl.constexpr):
 @triton.jit
 def count_words(words, table, top, least, zeros, n_nothing, book_ptr, KIND: tl.constexpr, PACKED: tl.constexpr,
                 R: tl.constexpr, L: tl.constexpr, K: tl.constexpr, N_BINS: tl.constexpr):  # fmt: skip
-    """Count every element of a tile but zeros; of each row the maximum, the smallest magnitude, its number of zeros
+    """Count every magnitude of a tile but zeros; of each row the maximum, the smallest magnitude, its number of zeros
     and of places that hold no element."""
     counts = tl.load(book_ptr + B.COUNTS)
     if N_BINS == 0:
@@ -86,7 +86,7 @@ def count_words(words, table, top, least, zeros, n_nothing, book_ptr, KIND: tl.c
                 lane = address + (tl.arange(0, L)[None, :] // 4 % 32) * 4
                 for k in tl.static_range(K):
                     tl.inline_asm_elementwise(
-                        _FAST_32 if KIND == FP32 else _FAST_16, "=r,r,r,r", [magnitudes(words[k], KIND), at_zero, lane],
+                        _FAST_32 if KIND == FP32 else _FAST_16, "=r,r,r,r", [words[k], at_zero, lane],
                         tl.int32, False, 1)  # fmt: skip
 
 
@@ -95,21 +95,19 @@ def _count_any(words, at_zero, first, counts, KIND: tl.constexpr, R: tl.constexp
     """The same, and what the table does not hold one by one in the state's own."""
     asm: tl.constexpr = _ANY_32 if KIND == FP32 else _ANY_FINE if KIND == FP16 else _ANY_WIDE
     for k in tl.static_range(K):
-        word = magnitudes(words[k], KIND)
         tl.inline_asm_elementwise(
-            asm, "=r,r,r,r,l", [word, at_zero, first, counts + tl.zeros([R, L], tl.int64)], tl.int32, False, 1)  # fmt: skip
+            asm, "=r,r,r,r,l", [words[k], at_zero, first, counts + tl.zeros([R, L], tl.int64)], tl.int32, False, 1)  # fmt: skip
 
 
 @triton.jit
 def _count_plainly(words, counts, KIND: tl.constexpr, K: tl.constexpr):
     cells = counts.to(tl.pointer_type(tl.int64))
     for k in tl.static_range(K):
-        magnitude = magnitudes(words[k], KIND)
-        one = tl.full(magnitude.shape, 1, tl.int64)
+        one = tl.full(words[k].shape, 1, tl.int64)
         if KIND == FP32:
-            tl.atomic_add(cells + (magnitude >> 16), one, mask=magnitude != 0, sem="relaxed")
+            tl.atomic_add(cells + (words[k] >> 16), one, mask=words[k] != 0, sem="relaxed")
         else:
-            low, high = magnitude & 0xFFFF, magnitude >> 16
+            low, high = words[k] & 0xFFFF, words[k] >> 16
             tl.atomic_add(cells + low, one, mask=low != 0, sem="relaxed")
             tl.atomic_add(cells + high, one, mask=high != 0, sem="relaxed")
 

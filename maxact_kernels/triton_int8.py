@@ -3,31 +3,31 @@
 import triton
 import triton.language as tl
 
-from .triton_words import FP16, FP32, high_value, low_value
+from .triton_words import FP16, FP32, high_value, low_value, total_of
 
 _ROUND = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding it leaves a rounded integer, ties to even
 
 # The same as _add_element for each element of a word, in PTX: compilers unpack all words of a tile first, and spill.
 _ADD = (
-    "fma.rn.f32 e, y, $9, 0f4B400000; sub.rn.f32 e, 0f4B400000, e; fma.rn.f32 e, y, $9, e; fma.rn.f32 a, y, y, a; "
-    "abs.f32 y, y; add.rn.f32 b, b, y; fma.rn.f32 c, e, e, c; abs.f32 e, e; add.rn.f32 d, d, e; "
+    "fma.rn.f32 e, y, $7, 0f4B400000; sub.rn.f32 e, 0f4B400000, e; fma.rn.f32 e, y, $7, e; fma.rn.f32 a, y, y, a; "
+    "fma.rn.f32 c, e, e, c; abs.f32 e, e; add.rn.f32 d, d, e; "
 )
 _UNPACK = (
-    ("shl.b32 w, $8, 16; mov.b32 y, w; ", "and.b32 w, $8, 0xFFFF0000; mov.b32 y, w; "),
-    ("mov.b32 {l, h}, $8; cvt.f32.f16 y, l; ", "cvt.f32.f16 y, h; "),
-    ("mov.b32 y, $8; ",),
+    ("shl.b32 w, $6, 16; mov.b32 y, w; ", "and.b32 w, $6, 0xFFFF0000; mov.b32 y, w; "),
+    ("mov.b32 {l, h}, $6; cvt.f32.f16 y, l; ", "cvt.f32.f16 y, h; "),
+    ("mov.b32 y, $6; ",),
 )
 
 
 def _asm(unpack: tuple[str, ...], lift: str = "") -> tl.constexpr:
     return tl.constexpr(
-        "{.reg .f32 a, b, c, d, y, e; .reg .b32 w; .reg .b16 l, h; mov.f32 a, $4; mov.f32 b, $5; mov.f32 c, $6; mov.f32 d, $7; "
+        "{.reg .f32 a, c, d, y, e; .reg .b32 w; .reg .b16 l, h; mov.f32 a, $3; mov.f32 c, $4; mov.f32 d, $5; "
         + "".join(one + lift + _ADD for one in unpack)
-        + "mov.f32 $0, a; mov.f32 $1, b; mov.f32 $2, c; mov.f32 $3, d;}"
+        + "mov.f32 $0, a; mov.f32 $1, c; mov.f32 $2, d;}"
     )
 
 
-_LIFT = "mul.rn.f32 y, y, $10; "
+_LIFT = "mul.rn.f32 y, y, $8; "
 _ADD_BF16, _ADD_FP16, _ADD_FP32 = (_asm(unpack) for unpack in _UNPACK)
 _LIFT_BF16, _LIFT_FP32 = _asm(_UNPACK[0], _LIFT), _asm(_UNPACK[2], _LIFT)
 
@@ -35,7 +35,8 @@ _LIFT_BF16, _LIFT_FP32 = _asm(_UNPACK[0], _LIFT), _asm(_UNPACK[2], _LIFT)
 @triton.jit
 def int8_sums(words, m, whole, KIND: tl.constexpr, PACKED: tl.constexpr, R: tl.constexpr, L: tl.constexpr,
               K: tl.constexpr):  # fmt: skip
-    """Sums of x^2, |x|, err^2 and |err| of each row, float64: 0 for rows that are not whole and rows of zeros. 4 of [R]"""
+    """Of magnitudes, sums of x^2, |x|, err^2 and |err| of each row, float64: 0 for rows that are not whole and rows of
+    zeros. 4 of [R]"""
     counted = whole & (m > 0)
     # Powers of two that bring m to where squares and 127 / m are float32. Numbers of fp16 are there.
     small, large = m < 8.673617379884035e-19, m > 1.152921504606847e18  # 2^-60, 2^60
@@ -51,40 +52,38 @@ def int8_sums(words, m, whole, KIND: tl.constexpr, PACKED: tl.constexpr, R: tl.c
     unit = 1.0 / lift.to(tl.float64)
     scale = m.to(tl.float64) * (1.0 / 127)
     keep = tl.where(counted, 1.0, 0.0).to(tl.float64)
-    return (
-        sums[0] * (unit * unit) * keep, sums[1] * unit * keep, sums[2] * (scale * scale) * keep, sums[3] * scale * keep)  # fmt: skip
+    total = total_of(words, KIND, PACKED, R, L, K)  # they have no signs
+    return sums[0] * (unit * unit) * keep, total * keep, sums[1] * (scale * scale) * keep, sums[2] * scale * keep
 
 
 @triton.jit
 def _sums(words, inverse, lift, LIFTED: tl.constexpr, KIND: tl.constexpr, PACKED: tl.constexpr, R: tl.constexpr,
           L: tl.constexpr, K: tl.constexpr):  # fmt: skip
-    """u = y * (127 / m) for y = x * lift, err = u - round(u), which a fused product rounds once. Chains of 8 float32 (float32
-    elements: 4), then of K / 4, then float64: 15 additions at most for K <= 36."""
+    """u = y * (127 / m) for y = x * lift, err = u - round(u), which a fused product rounds once: of y^2, err^2 and |err|
+    chains of 8 float32 (float32 elements: 4), then of K / 4, then float64: 15 additions at most for K <= 36."""
     zero = tl.zeros([R, L], tl.float32)
-    square, total, error_square, error_total = zero, zero, zero, zero
-    part = (zero, zero, zero, zero)
+    square, error_square, error_total = zero, zero, zero
+    part = (zero, zero, zero)
     for k in tl.static_range(K):
         if k % 4 == 0:
-            part = (zero, zero, zero, zero)
+            part = (zero, zero, zero)
         if PACKED:
             part = tl.inline_asm_elementwise(
                 _ADD_FP16 if KIND == FP16 else (_LIFT_FP32 if LIFTED else _ADD_FP32) if KIND == FP32 else
                 _LIFT_BF16 if LIFTED else _ADD_BF16,
-                "=f,=f,=f,=f,f,f,f,f,r,f,f",
-                [part[0], part[1], part[2], part[3], words[k], inverse[:, None], lift[:, None]],
-                (tl.float32, tl.float32, tl.float32, tl.float32), False, 1)  # fmt: skip
+                "=f,=f,=f,f,f,f,r,f,f", [part[0], part[1], part[2], words[k], inverse[:, None], lift[:, None]],
+                (tl.float32, tl.float32, tl.float32), False, 1)  # fmt: skip
         else:
             part = _add_element(low_value(words[k], KIND), inverse, lift, part, LIFTED)
             if KIND != FP32:
                 part = _add_element(high_value(words[k], KIND), inverse, lift, part, LIFTED)
         if k % 4 == 3 or k == K - 1:
             square += part[0]
-            total += part[1]
-            error_square += part[2]
-            error_total += part[3]
+            error_square += part[1]
+            error_total += part[2]
     return (
-        tl.sum(square.to(tl.float64), axis=1), tl.sum(total.to(tl.float64), axis=1),
-        tl.sum(error_square.to(tl.float64), axis=1), tl.sum(error_total.to(tl.float64), axis=1))  # fmt: skip
+        tl.sum(square.to(tl.float64), axis=1), tl.sum(error_square.to(tl.float64), axis=1),
+        tl.sum(error_total.to(tl.float64), axis=1))  # fmt: skip
 
 
 @triton.jit
@@ -93,5 +92,4 @@ def _add_element(y, inverse, lift, part, LIFTED: tl.constexpr):
         y = y * lift[:, None]
     rounded = tl.fma(y, inverse[:, None] + tl.zeros_like(y), tl.full(y.shape, _ROUND, tl.float32)) - _ROUND
     error = tl.fma(y, inverse[:, None] + tl.zeros_like(y), -rounded)
-    return (
-        tl.fma(y, y, part[0]), part[1] + tl.abs(y), tl.fma(error, error, part[2]), part[3] + tl.abs(error))  # fmt: skip
+    return tl.fma(y, y, part[0]), tl.fma(error, error, part[1]), part[2] + tl.abs(error)

@@ -69,7 +69,7 @@ def kernels(o: Options, arch: int, aligned: bool, masked: bool, named: bool) -> 
     if shape is not None:
         bins = 0 if not o.counts or not arch else FINE_BINS if o.dtype == "float16" else WIDE_BINS
         tiles = {"R": shape.rows, "L": shape.length, "K": shape.chunks, "AHEAD": shape.ahead, "ALIGNED": aligned,
-                 "MEDIANS": o.medians, "PACKED": arch >= 90, "N_BINS": bins,
+                 "MEDIANS": o.medians, "PACKED": (arch >= 90) * (2 if shape.rows == 1 and o.dtype != "float32" else 1), "N_BINS": bins,
                  "PEAKS": opening(shape.rows * shape.length * shape.chunks) if shape.shared and arch >= 90 else ""}  # fmt: skip
     parts = {
         "read": (read_kernel, {**tiles, **reads}, shape.warps) if shape else (slow_kernel, reads, 4),

@@ -3,13 +3,13 @@
 import triton
 import triton.language as tl
 
-from .triton_words import FP32, at_most, magnitudes
+from .triton_words import FP32, at_most
 
 
 @triton.jit
 def median_keys(words, needs, top, key, width, rank, KIND: tl.constexpr, PACKED: tl.constexpr,
                 R: tl.constexpr, L: tl.constexpr, K: tl.constexpr):  # fmt: skip
-    """Of each row that needs it the smallest key that `rank` of its elements, padding too, do not exceed; else its `top`.
+    """Of each row of magnitudes that needs it the smallest key that `rank` of its elements, padding too, do not exceed; else its `top`.
 
     `key`: where to count first; `width`: keys for each rank near the median, as far as known. Both [R]; returns the
     medians and the widths that were found. The bracket: n_below < rank elements are at most `below`, and n_enough >=
@@ -74,6 +74,5 @@ def _next_above(words, key, KIND: tl.constexpr, R: tl.constexpr, L: tl.constexpr
     """The smallest magnitude of each row that is more than `key`. [R]"""
     least = tl.full([R, L], 0x7FFFFFFF, tl.int32)
     for k in tl.static_range(K):
-        magnitude = magnitudes(words[k], KIND)
-        least = tl.minimum(least, tl.where(magnitude > key[:, None], magnitude, 0x7FFFFFFF))
+        least = tl.minimum(least, tl.where(words[k] > key[:, None], words[k], 0x7FFFFFFF))
     return tl.min(least, axis=1)

@@ -18,13 +18,16 @@ from .triton_words import (
     FP16,
     FP32,
     at_most,
+    ends,
     floor_key,
+    largest_magnitude,
     largest_unsigned,
     load_words,
     low_value,
-    magnitudes,
     mean_key,
-    survey,
+    smallest,
+    total_of,
+    without_signs,
 )
 
 
@@ -71,8 +74,11 @@ def read_kernel(
         for _k in tl.static_range(K):
             peaks = peaks + (tl.zeros([R, L], tl.int32),)
     else:
-        lane_words = open_peaks(PEAKS) + 4 * lane_words
-    most_positive, most_negative, from_least = tl.zeros([R], tl.int32), tl.zeros([R], tl.int32), tl.zeros([R], tl.int32)
+        lane_words = open_peaks(lane_words, PEAKS, ALIGNED)
+    # A row that stays within what earlier ones showed of both signs changes nothing.
+    most_positive = floor_key(tl.maximum(_number(book_ptr, B.MAX), 0.0), KIND) + tl.zeros([R], tl.int32)
+    most_negative = floor_key(tl.maximum(_number(book_ptr, B.NEG_MIN), 0.0), KIND) + tl.zeros([R], tl.int32)
+    from_least = tl.zeros([R], tl.int32)
     n_tied = tl.zeros([R], tl.int32)  # elements that equal tie_bar
     n_zero, n_massive = tl.zeros([R], tl.int32), tl.zeros([R], tl.int32)
     offset = tl.zeros([R], tl.float32)  # of a row's median key from the mean of its keys, as rows before had it
@@ -84,8 +90,7 @@ def read_kernel(
     if AHEAD or COUNTS:
         words = load_words(x_ptr, here, on, n_words, d, KIND, ALIGNED, R, L, K)
     if COUNTS:
-        first_positive, first_negative, _least, _sum = survey(words, n_words, d, KIND, PACKED, R, L, K)
-        table = open_counts(tl.max(tl.maximum(first_positive, first_negative), axis=0), KIND, N_BINS)
+        table = open_counts(tl.max(largest_magnitude(words, KIND, PACKED, R, L, K), axis=0), KIND, N_BINS)
     for _tile in range(pid, n_tiles, n_programs):
         if AHEAD:
             next_row = row + n_programs * R
@@ -99,8 +104,8 @@ def read_kernel(
         id = tl.load(ids_ptr.to(tl.pointer_type(tl.int64)) + row, mask=on, other=0) if NAMED else row
         slot = tl.load(slots + row % topk)
 
-        positive, negative, least, total = survey(words, n_words, d, KIND, PACKED, R, L, K)
-        top = tl.maximum(positive, negative)
+        top, total = largest_magnitude(words, KIND, PACKED, R, L, K), total_of(words, KIND, PACKED, R, L, K)
+        words = without_signs(words, KIND, K)
         odd = on & (top >= ODD)
         if any_of(odd):
             tl.store(tops + row, B.SLOW, mask=odd)
@@ -110,9 +115,12 @@ def read_kernel(
             words = even
             on = on & (top < ODD)
         top = tl.where(on, top, 0)
-        least = tl.where(on, least, 0x7FFFFFFF)
-        most_positive = tl.maximum(most_positive, tl.where(on, positive, 0))
-        most_negative = tl.maximum(most_negative, tl.where(on, negative, 0))
+        if any_of(top > tl.minimum(most_positive, most_negative)):
+            signed = load_words(x_ptr, here, on, n_words, d, KIND, ALIGNED, R, L, K)
+            positive, negative = ends(signed, KIND, PACKED, R, L, K)
+            most_positive = tl.maximum(most_positive, positive)
+            most_negative = tl.maximum(most_negative, negative)
+        least = tl.where(on, smallest(words, n_words, d, KIND, PACKED, R, L, K), 0x7FFFFFFF)
         from_least = tl.maximum(from_least, 0x7FFFFFFF - least)
         zeros = tl.zeros([R], tl.int32)
         if any_of(least == 0):
@@ -126,10 +134,10 @@ def read_kernel(
         if PEAKS == "":
             raised = ()
             for k in tl.static_range(K):
-                raised = raised + (largest_unsigned(peaks[k], magnitudes(words[k], KIND), KIND, PACKED),)
+                raised = raised + (largest_unsigned(peaks[k], words[k], KIND, PACKED),)
             peaks = raised
         else:
-            raise_peaks(lane_words, words, KIND, R, L, K)
+            raise_peaks(lane_words, words, KIND, ALIGNED, R, L, K)
         if COUNTS:
             count_words(words, table, top, least, zeros, pads, book_ptr, KIND, PACKED, R, L, K, N_BINS)
         if INT8:
@@ -149,7 +157,9 @@ def read_kernel(
         median_bits = tl.full([R], B.UNNEEDED, tl.int32)
         if MEDIANS or any_of(needs | ties):
             # Where it is rare the row is read again, from a cache: nothing has to be kept for it.
-            again = words if MEDIANS else load_words(x_ptr, here, on, n_words, d, KIND, ALIGNED, R, L, K)
+            again = words
+            if not MEDIANS:
+                again = without_signs(load_words(x_ptr, here, on, n_words, d, KIND, ALIGNED, R, L, K), KIND, K)
             if R >= 8:
                 found = halved_medians(again, needs, top, least, rank, KIND, PACKED, R, L, K)
             else:

@@ -2,7 +2,8 @@
 
 A tile is a tuple of K tensors [R, L] of words: R rows, of each the words k * L .. k * L + L - 1 in the k-th. So a thread
 always holds the same features, what is taken over k costs no exchange, and only the last of K may hold padding, zeros.
-Where PACKED, both halves of a word take one instruction (sm_90 and later); elsewhere the same is done half by half.
+Where PACKED, both halves of a word take one instruction (sm_90 and later), and where it is 2, for tiles of one row, matrix
+units add; elsewhere the same is done half by half. Words lose their signs early, so most of this is of magnitudes.
 """
 
 import triton
@@ -11,8 +12,28 @@ import triton.language as tl
 BF16, FP16, FP32 = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 _HALVES = tl.constexpr(0x7FFF7FFF)  # magnitudes of two elements; of no element, where a smallest is looked for
 _UPPER = tl.constexpr(-65536)  # the upper half of a word
-_COUNT = "{{.reg .b32 one; abs.{0} one, $2; set.le.{0}.{0} one, one, $3; add.rn.{0} $0, $1, one;}}"
+_COUNT = "{{.reg .b32 one; set.le.{0}.{0} one, $2, $3; add.rn.{0} $0, $1, one;}}"
 _COUNT_BF16, _COUNT_FP16 = tl.constexpr(_COUNT.format("bf16x2")), tl.constexpr(_COUNT.format("f16x2"))
+# The larger magnitude of each half. As numbers of float16 the magnitudes of both types order up to 0x7C00; what is larger
+# is nan, which wins as 0x7FFF.
+_LARGER = tl.constexpr("{.reg .b32 x; abs.f16x2 x, $2; max.NaN.f16x2 $0, $1, x;}")
+
+# Matrix units add eight elements a lane in one instruction. A has the words of a warp, four a lane; column n of B picks
+# elements 2n and 2n + 1 of a row of A, so that each of the 128 cells adds two numbers a step. All cells of a tile of one row
+# are of that row, whatever lane has them.
+_PICK = tl.constexpr(
+    "{.reg .b32 lane, quad, member, four; .reg .pred p; mov.u32 lane, %laneid; shr.u32 quad, lane, 2; and.b32 member, lane, 3; "
+    "setp.eq.u32 p, quad, member; selp.b32 $0, $2, 0, p; add.u32 four, member, 4; setp.eq.u32 p, quad, four; "
+    "selp.b32 $1, $2, 0, p;}"
+)
+_MMA = "mma.sync.aligned.m16n8k16.row.col.f32.TYPE.TYPE.f32 {$0, $1, $2, $3}, {A}, {$12, $16}, {$4, $5, $6, $7};"
+_ADD_UP = _MMA.replace("A}", "$8, $9, $10, $11}")
+_SET = "".join(f"set.le.TYPEx2.TYPEx2 {x}, ${8 + i}, $20; " for i, x in enumerate("abcd"))
+_COUNT_UP = "{.reg .b32 a, b, c, d; " + _SET + _MMA.replace("A}", "a, b, c, d}") + "}"
+_ADD_UP_BF16, _ADD_UP_FP16 = (tl.constexpr(_ADD_UP.replace("TYPE", name)) for name in ("bf16", "f16"))
+_COUNT_UP_BF16, _COUNT_UP_FP16 = (tl.constexpr(_COUNT_UP.replace("TYPE", name)) for name in ("bf16", "f16"))
+_CELLS = "=f,=f,=f,=f,f,f,f,f,r,r,r,r,r,r,r,r,r,r,r,r"
+_ADD_UP_OPERANDS, _COUNT_UP_OPERANDS = tl.constexpr(_CELLS), tl.constexpr(_CELLS + ",r,r,r,r")
 
 
 @triton.jit
@@ -106,12 +127,6 @@ def row_most_negative(words, KIND: tl.constexpr):
 
 
 @triton.jit
-def row_smallest(words, KIND: tl.constexpr):
-    """The smallest magnitude in words [R, L] of magnitudes. [R]"""
-    return tl.min(words if KIND == FP32 else tl.minimum(words >> 16, words & 0xFFFF), axis=1)
-
-
-@triton.jit
 def load_words(x_ptr, offset, on, n_words, d, KIND: tl.constexpr, ALIGNED: tl.constexpr, R: tl.constexpr,
                L: tl.constexpr, K: tl.constexpr):  # fmt: skip
     """A tile: the rows that begin `offset` [R] after x_ptr, in units of 16 bytes where ALIGNED, else of elements; zeros
@@ -136,20 +151,35 @@ def load_words(x_ptr, offset, on, n_words, d, KIND: tl.constexpr, ALIGNED: tl.co
 
 
 @triton.jit
+def picks(KIND: tl.constexpr):
+    """Each lane's two registers of B."""
+    ones = tl.program_id(0) * 0 + (0x3F803F80 if KIND == BF16 else 0x3C003C00)
+    return tl.inline_asm_elementwise(_PICK, "=r,=r,r", [ones], (tl.int32, tl.int32), True, 1)
+
+
+@triton.jit
 def at_most(words, key, KIND: tl.constexpr, PACKED: tl.constexpr, R: tl.constexpr, L: tl.constexpr, K: tl.constexpr):
-    """How many elements of each row, padding too, have a magnitude of at most `key` [R]; none of them nan. [R] int32"""
-    n = tl.zeros([R, L], tl.int32)
+    """How many magnitudes of each row, padding too, are at most `key` [R]; none of them nan. [R] int32"""
     both = (key if KIND == FP32 else key * 0x10001)[:, None]
+    if PACKED == 2:
+        b0, b1 = picks(KIND)
+        cells = tl.zeros([R, L], tl.float32)
+        for k in tl.static_range(K):
+            cells = tl.inline_asm_elementwise(
+                _COUNT_UP_BF16 if KIND == BF16 else _COUNT_UP_FP16, _COUNT_UP_OPERANDS,
+                [cells, words[k], b0, b1, both], tl.float32, True, 4)  # fmt: skip
+        return tl.sum(cells, axis=1).to(tl.int32)
+    n = tl.zeros([R, L], tl.int32)
     for k in tl.static_range(K):
         if KIND == FP32:
-            n += (magnitudes(words[k], KIND) <= both).to(tl.int32)
+            n += (words[k] <= both).to(tl.int32)
         elif PACKED:
             # Ones of the element type, added in that type: bfloat16 counts to 256, K is less.
             n = tl.inline_asm_elementwise(
                 _COUNT_BF16 if KIND == BF16 else _COUNT_FP16, "=r,r,r,r", [n, words[k], both], tl.int32, True, 1)  # fmt: skip
         else:
             # The upper bit of a half of `0x8000 + key - magnitude` is set where the magnitude is at most the key.
-            n += (((both | -2147450880) - magnitudes(words[k], KIND)) >> 15) & 0x10001
+            n += (((both | -2147450880) - words[k]) >> 15) & 0x10001
     if KIND == FP32:
         return tl.sum(n, axis=1)
     elif PACKED:
@@ -159,31 +189,69 @@ def at_most(words, key, KIND: tl.constexpr, PACKED: tl.constexpr, R: tl.constexp
 
 
 @triton.jit
-def survey(words, n_words, d, KIND: tl.constexpr, PACKED: tl.constexpr, R: tl.constexpr, L: tl.constexpr, K: tl.constexpr):
-    """Of each row the largest positive and negative magnitude (0: none), the smallest, and the sum (float64). [R] each
-
-    Float32 adds chains of 4 words, K / 4 of those and the halves of a word, 15 additions at most for K <= 44; float64
-    adds the rest.
-    """
-    positive, negative = tl.zeros([R, L], tl.int32), tl.zeros([R, L], tl.int32)
-    least = tl.full([R, L], 0x7FFFFFFF if KIND == FP32 else _HALVES, tl.int32)
-    whole, chain = tl.zeros([R, L], tl.float32), tl.zeros([R, L], tl.float32)
+def largest_magnitude(words, KIND: tl.constexpr, PACKED: tl.constexpr, R: tl.constexpr, L: tl.constexpr, K: tl.constexpr):
+    """Of each row of words with signs; a magnitude of 0x7C00 or more counts as 0x7FFF where PACKED. [R]"""
+    most = tl.zeros([R, L], tl.int32)
     for k in tl.static_range(K):
-        word = words[k]
-        magnitude = magnitudes(word, KIND)
-        positive = largest(positive, word, KIND, PACKED)
-        negative = largest_unsigned(negative, word, KIND, PACKED)
-        if k == K - 1:
-            magnitude = _but_padding(magnitude, k, n_words, d, KIND, L)
-        least = smallest_magnitudes(least, magnitude, KIND, PACKED)
-        value = low_value(word, KIND)
-        if KIND != FP32:
-            value += high_value(word, KIND)
-        chain = value if k % 4 == 0 else chain + value
+        if KIND != FP32 and PACKED:
+            most = tl.inline_asm_elementwise(_LARGER, "=r,r,r", [most, words[k]], tl.int32, True, 1)
+        else:
+            most = largest_unsigned(most, magnitudes(words[k], KIND), KIND, PACKED)
+    return tl.max(most if KIND == FP32 else tl.maximum(most >> 16, most & 0xFFFF), axis=1)
+
+
+@triton.jit
+def total_of(words, KIND: tl.constexpr, PACKED: tl.constexpr, R: tl.constexpr, L: tl.constexpr, K: tl.constexpr):
+    """The sum of each row. [R] float64
+
+    By matrix units chains of four steps, each of which cuts where others round, then of K / 4 additions: at most 4 * 2^-23 +
+    K / 4 * 2^-24 of the sum of |x| is lost, 1e-6 for K <= 32. Else float32 adds chains of 4 words, K / 4 of those and the
+    halves of a word, 15 additions at most for K <= 44. Float64 adds the rest.
+    """
+    whole, chain = tl.zeros([R, L], tl.float32), tl.zeros([R, L], tl.float32)
+    if PACKED == 2:
+        b0, b1 = picks(KIND)
+    for k in tl.static_range(K):
+        if PACKED == 2:
+            chain = tl.inline_asm_elementwise(
+                _ADD_UP_BF16 if KIND == BF16 else _ADD_UP_FP16, _ADD_UP_OPERANDS,
+                [tl.zeros([R, L], tl.float32) if k % 4 == 0 else chain, words[k], b0, b1], tl.float32, True, 4)  # fmt: skip
+        else:
+            value = low_value(words[k], KIND)
+            if KIND != FP32:
+                value += high_value(words[k], KIND)
+            chain = value if k % 4 == 0 else chain + value
         if k % 4 == 3 or k == K - 1:
             whole += chain
-    positive, negative = tl.maximum(row_largest(positive, KIND), 0), row_most_negative(negative, KIND)
-    return positive, negative, row_smallest(least, KIND), tl.sum(whole.to(tl.float64), axis=1)
+    return tl.sum(whole.to(tl.float64), axis=1)
+
+
+@triton.jit
+def ends(words, KIND: tl.constexpr, PACKED: tl.constexpr, R: tl.constexpr, L: tl.constexpr, K: tl.constexpr):
+    """Of each row the largest positive and the largest negative magnitude (0: none). [R] each"""
+    positive, negative = tl.zeros([R, L], tl.int32), tl.zeros([R, L], tl.int32)
+    for k in tl.static_range(K):
+        positive = largest(positive, words[k], KIND, PACKED)
+        negative = largest_unsigned(negative, words[k], KIND, PACKED)
+    return tl.maximum(row_largest(positive, KIND), 0), row_most_negative(negative, KIND)
+
+
+@triton.jit
+def smallest(words, n_words, d, KIND: tl.constexpr, PACKED: tl.constexpr, R: tl.constexpr, L: tl.constexpr, K: tl.constexpr):
+    """The smallest of each row's magnitudes. [R]"""
+    least = tl.full([R, L], 0x7FFFFFFF if KIND == FP32 else _HALVES, tl.int32)
+    for k in tl.static_range(K):
+        least = smallest_magnitudes(least, _but_padding(words[k], k, n_words, d, KIND, L) if k == K - 1 else words[k], KIND, PACKED)
+    return tl.min(least if KIND == FP32 else tl.minimum(least >> 16, least & 0xFFFF), axis=1)
+
+
+@triton.jit
+def without_signs(words, KIND: tl.constexpr, K: tl.constexpr):
+    """The magnitudes in words."""
+    bare = ()
+    for k in tl.static_range(K):
+        bare = bare + (magnitudes(words[k], KIND),)
+    return bare
 
 
 @triton.jit
@@ -191,12 +259,11 @@ def mean_key(words, d, KIND: tl.constexpr, PACKED: tl.constexpr, R: tl.constexpr
     """The mean of the keys' upper 16 bits: about the logarithm of |x|, so it follows a row's scale. [R] float32"""
     keys = tl.zeros([R, L], tl.int32)
     for k in tl.static_range(K):
-        magnitude = magnitudes(words[k], KIND)
         if KIND != FP32 and PACKED:
-            keys = tl.inline_asm_elementwise("dp2a.lo.u32.u32 $0, $2, 257, $1;", "=r,r,r", [keys, magnitude],
+            keys = tl.inline_asm_elementwise("dp2a.lo.u32.u32 $0, $2, 257, $1;", "=r,r,r", [keys, words[k]],
                                              tl.int32, True, 1)  # fmt: skip
         else:
-            keys += (magnitude >> 16) if KIND == FP32 else (magnitude >> 16) + (magnitude & 0xFFFF)
+            keys += (words[k] >> 16) if KIND == FP32 else (words[k] >> 16) + (words[k] & 0xFFFF)
     return tl.sum(keys.to(tl.float32), axis=1) / d
 
 
