@@ -65,7 +65,8 @@ __device__ __forceinline__ void fold_facts(const Launch& a, int n) {
 
   const unsigned rows = __popc(__ballot_sync(kWarp, on));
   const unsigned zero_median = __popc(__ballot_sync(kWarp, known && absmax > 0 && median == 0));
-  const unsigned massive = __popc(__ballot_sync(kWarp, known && absmax > 0 && is_massive(a.o, token)));
+  const unsigned which_massive = __ballot_sync(kWarp, known && absmax > 0 && is_massive(a.o, token));
+  const unsigned massive = __popc(which_massive);
   unsigned outside = 0;
   if (f.sample_absmax) {
     const int64_t sample = on ? sample_of(a, row, id) : 0;
@@ -73,6 +74,12 @@ __device__ __forceinline__ void fold_facts(const Launch& a, int n) {
     outside = __popc(__ballot_sync(kWarp, on && !inside));
     if (on && inside && __ldcg(f.sample_absmax + sample) < absmax)
       max_global(f.sample_absmax + sample, absmax_bits);
+    // Rows of one sample add once.
+    const unsigned same = __match_any_sync(kWarp, on && inside ? static_cast<int>(sample) : -1);
+    if (on && inside && __ffs(same) - 1 == lane_id()) {
+      add_global(f.sample_tokens + sample, __popc(same));
+      if (same & which_massive) add_global(f.sample_massive + sample, __popc(same & which_massive));
+    }
   }
 
   unsigned ratios = 0;

@@ -11,8 +11,8 @@ FIELDS = (
     "n_elements n_tokens n_zero n_nan n_inf n_nonfinite_tokens n_massive_tokens n_massive_elements n_zero_median "
     "n_outside_samples n_ratios absmax n_absmax max neg_min first_nonfinite_token first_nonfinite_feature ratio_max "
     "ratio_max_token ratio_max_absmax ratio_max_median peak_absmax peak_token peak_median topk_values topk_token_ids "
-    "topk_features channel_absmax sample_absmax sum counts ratio_sum ratio_square_sum ratio_table int8_square_sum "
-    "int8_abs_sum int8_error_square_sum int8_error_abs_sum"
+    "topk_features channel_absmax sample_absmax sample_massive sample_tokens sum counts ratio_sum ratio_square_sum ratio_table "
+    "int8_square_sum int8_abs_sum int8_error_square_sum int8_error_abs_sum"
 ).split()
 SHARED = "positive negative from_least n_candidates n_kept".split()  # zero between updates
 # How many elements are listed, and where (triton_list.py); the number of tokens before this update.

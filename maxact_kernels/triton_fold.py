@@ -77,7 +77,8 @@ def fold_kernel(
         r = tl.where(has_ratio, tl.div_rn(m, tl.where(has_ratio, med, 1.0)), 0.0)
         r_bits = r.to(tl.int32, bitcast=True)
         n_zero_median += (has_ratio & (median == 0)).to(tl.int32)
-        n_massive += (known & (m > t_abs) & (r > t_ratio) & has_ratio).to(tl.int32)
+        massive = (known & (m > t_abs) & (r > t_ratio) & has_ratio).to(tl.int32)
+        n_massive += massive
         ratio = _better_ratio(ratio, (tl.where(has_ratio, r_bits, 0), id, top, median), has_ratio)
         peak = _better_peak(peak, (top, id, median), known)
         sick = on & (median < B.UNNEEDED)
@@ -86,7 +87,7 @@ def fold_kernel(
 
         add_exactly(sum_bins, tl.load(sums + row, mask=inside, other=0.0), on)
         if SAMPLES:
-            n_outside += _samples(book_ptr, tops, id, first_token, start, row, n_rows, top, on, n_samples, NAMED)
+            n_outside += _samples(book_ptr, tops, id, first_token, start, row, n_rows, top, massive, on, n_samples, NAMED)
         if MEDIANS:
             finite = has_ratio & (r_bits < 0x7F800000)
             n_ratios += finite.to(tl.int32)
@@ -198,8 +199,8 @@ def best_peak(record):
 
 
 @triton.jit
-def _samples(book_ptr, tops, id, first_token, start, row, n_rows, top, on, n_samples, NAMED: tl.constexpr):
-    """Raise the samples' maxima by m_t. Returns which rows name no sample. [_BLOCK] int32"""
+def _samples(book_ptr, tops, id, first_token, start, row, n_rows, top, massive, on, n_samples, NAMED: tl.constexpr):
+    """Raise the samples' maxima by m_t and count their tokens. Returns which rows name no sample. [_BLOCK] int32"""
     if NAMED:
         sample = id >> 32
     else:
@@ -209,12 +210,23 @@ def _samples(book_ptr, tops, id, first_token, start, row, n_rows, top, on, n_sam
             sample = (first_token + before + tl.cumsum(on.to(tl.int64), axis=0) - 1) >> 32
     inside = on & (sample >= 0) & (sample < n_samples)
     maxima = B.field(book_ptr, B.SAMPLE_ABSMAX, tl.int32)
-    lowest = tl.min(tl.where(inside, sample, 9223372036854775807), axis=0)
-    if lowest == tl.max(tl.where(inside, sample, -1), axis=0):  # rows of one sample, as they mostly are
-        tl.atomic_max(maxima + lowest, tl.max(tl.where(inside, top, 0), axis=0), sem="relaxed")
-    else:
-        kept = tl.load(maxima + sample, mask=inside, other=0)
-        tl.atomic_max(maxima + sample, top, mask=inside & (top > kept), sem="relaxed")
+    tokens, massives = B.field(book_ptr, B.SAMPLE_TOKENS, tl.int64), B.field(book_ptr, B.SAMPLE_MASSIVE, tl.int64)
+    # Rows of one sample add once, as a block mostly holds one or two samples; from the fourth on each row for itself.
+    rest = tl.where(inside, sample, 9223372036854775807)
+    lowest, turn = tl.min(rest, axis=0), 0
+    while (lowest < n_samples) & (turn < 3):
+        mine = rest == lowest
+        tl.atomic_max(maxima + lowest, tl.max(tl.where(mine, top, 0), axis=0), sem="relaxed")
+        tl.atomic_add(tokens + lowest, tl.sum(mine.to(tl.int64), axis=0), sem="relaxed")
+        tl.atomic_add(massives + lowest, tl.sum(tl.where(mine, massive, 0).to(tl.int64), axis=0), sem="relaxed")
+        rest = tl.where(mine, 9223372036854775807, rest)
+        lowest = tl.min(rest, axis=0)
+        turn += 1
+    inside_rest = rest < n_samples
+    kept = tl.load(maxima + sample, mask=inside_rest, other=0)
+    tl.atomic_max(maxima + sample, top, mask=inside_rest & (top > kept), sem="relaxed")
+    tl.atomic_add(tokens + sample, tl.full([_BLOCK], 1, tl.int64), mask=inside_rest, sem="relaxed")
+    tl.atomic_add(massives + sample, massive.to(tl.int64), mask=inside_rest & (massive > 0), sem="relaxed")
     return (on & ~inside).to(tl.int32)
 
 

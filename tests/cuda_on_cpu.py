@@ -90,7 +90,7 @@ class Worker:
             self.close()
             said = (self.folder / "errors.txt").read_text()
             pytest.fail(said if len(said) < 6000 else f"{said[:4000]}\n...\n{said[-2000:]}")
-        return ProbeState.load(self.folder / "state.safetensors", backend="reference")
+        return ProbeState.load(self.folder / "state.safetensors")
 
     def close(self):
         if self.process:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from probes import every_backend, every_backend_on_cpu, every_dtype, ids_for, law, masks_for, noise, tensors
+from probes import every_backend, every_dtype, ids_for, law, masks_for, noise, tensors
 
 
 @every_backend
@@ -20,7 +20,7 @@ def test_sample_absmax_is_the_largest_over_the_tokens_of_each_sample(place, dtyp
     assert s.sample_absmax.tolist() == expected and s.sample_absmax.dtype.name == "float32"
 
 
-@every_backend_on_cpu
+@every_backend
 @every_dtype
 @law
 @given(st.data())
@@ -36,7 +36,7 @@ def test_the_tokens_and_massive_tokens_of_a_sample_are_those_of_a_state_that_saw
     assert s.sample_tokens.sum() == s.n_tokens and s.sample_massive.sum() == s.n_massive_tokens
 
 
-@every_backend_on_cpu
+@every_backend
 def test_a_token_that_is_not_finite_counts_as_a_token_and_never_as_massive(place):
     x = torch.tensor([[9.0, 1.0, 1.0], [9.0, 1.0, math.nan], [9.0, math.inf, 1.0]])
     ids = torch.tensor([0, 0, 1 << 32])
@@ -45,7 +45,7 @@ def test_a_token_that_is_not_finite_counts_as_a_token_and_never_as_massive(place
     assert s.sample_tokens.dtype.name == s.sample_massive.dtype.name == "int64"
 
 
-@every_backend_on_cpu
+@every_backend
 def test_a_token_whose_sample_is_out_of_range_counts_in_none(place):
     x = torch.tensor([[9.0, 1.0, 1.0], [9.0, 1.0, 1.0]])
     state = place.probe(x, token_ids=torch.tensor([1 << 32, -1]), n_samples=2, t_abs=2.0, t_ratio=3.0)
