@@ -6,13 +6,30 @@ import os
 import re
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from . import cli_corpus, cli_runs
+from .cli_model import (
+    Attn,
+    Backend,
+    Device,
+    Dtype,
+    ModelName,
+    Output,
+    Overwrite,
+    Revision,
+    Sites,
+    TokensPerBatch,
+    TopK,
+    TrustRemoteCode,
+    check_place,
+    chosen_sites,
+    output_for,
+    save_run,
+)
 from .terminal import AsJson, console, note, print_json, progress
 
 app = typer.Typer(
@@ -31,51 +48,49 @@ UsageError = next(base for base in typer.BadParameter.__mro__ if base.__name__ =
 
 @app.command(epilog="Example: maxact measure smollm2-135m --bos --output runs/smollm2-bos")
 def measure(
-    model: Annotated[str, typer.Argument(help="A model directory, a .gguf file, a hub id, or smollm2-135m.")],
-    corpus: Annotated[str, typer.Option(help="builtin, a .txt or .jsonl file, or hf:DATASET.")] = "builtin",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Run directory [runs/MODEL].")] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace a run that is there.")] = False,
-    sites: Annotated[
-        str, typer.Option(help="default, gemm, or names and patterns: 'layer_*_hidden,layer_3_*'.")
-    ] = "default",
+    model: ModelName,
+    corpus: Annotated[str, typer.Option(help="builtin, paper, a .txt or .jsonl file, or hf:DATASET.")] = "builtin",
+    output: Output = None,
+    overwrite: Overwrite = False,
+    sites: Sites = "default",
     bos: Annotated[bool, typer.Option("--bos", help="Put the BOS token before each sample.")] = False,
     special_tokens: Annotated[
         bool, typer.Option("--special-tokens", help="The tokenizer's own special tokens.")
     ] = False,
     chat_template: Annotated[bool, typer.Option("--chat-template", help="Each sample as a user turn.")] = False,
     skip_first: Annotated[int, typer.Option(min=0, help="Leave out the first so many tokens of each sample.")] = 0,
-    dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
-    attn: Annotated[str | None, typer.Option(help="Attention implementation: eager, sdpa, flash_attention_2.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that the model brings; it is recorded.")
+    stress: Annotated[
+        bool, typer.Option("--stress", help="Also inputs known to raise peaks, as a run of their own: OUTPUT-stress.")
     ] = False,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    attn: Attn = None,
+    revision: Revision = None,
+    trust_remote_code: TrustRemoteCode = False,
     max_length: Annotated[int, typer.Option(min=1, help="Longest sample, in tokens; the rest is cut.")] = 2048,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many samples.")] = None,
-    tokens_per_batch: Annotated[int, typer.Option(min=1, help="Tokens of a batch, padding included.")] = 8192,
-    topk: Annotated[int, typer.Option(min=1, max=1024, help="Largest elements to keep at each site.")] = 100,
-    backend: Annotated[str | None, typer.Option(help="One of those that maxact doctor lists.")] = None,
+    tokens_per_batch: TokensPerBatch = 8192,
+    topk: TopK = 100,
+    backend: Backend = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that did not end.")] = False,
     shard: Annotated[str, typer.Option(help="Only the K-th of N parts, '3/8'; maxact merge puts them together.")] = "1/1",
     as_json: AsJson = False,
 ) -> None:
     """Measure a model on a corpus and write a run directory."""
-    from .run import check_output
-
     k, n = _shard(shard)
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(model).name).strip(".-") or "run"
-    output = output or Path("runs") / (name if n == 1 else f"{name}-{k}-of-{n}")
-    checkpoint = output.with_name(f".{output.name}.checkpoint")
-    check_output(output, overwrite or (resume and checkpoint.exists()))
+    if stress and n > 1:
+        raise ValueError(f"stress: measured with a whole run, not with a part of one (--shard {shard})")
+    output = output_for(model, output, "" if n == 1 else f"-{k}-of-{n}")
+    checkpoint, apart = output.with_name(f".{output.name}.checkpoint"), output.with_name(f"{output.name}-stress")
+    check_place(output, overwrite or (resume and checkpoint.exists()))
+    if stress:
+        check_place(apart, overwrite or resume)
     if overwrite and not resume:
         shutil.rmtree(checkpoint, ignore_errors=True)
-    _check_writable(output.parent)
 
     from . import corpus as corpora
     from .measurement import measure as run_measurement
     from .models import load_model
-    from .sites import SETS
 
     texts = corpora.load_corpus(corpus, limit=limit)
     if texts.n_unreadable:
@@ -90,36 +105,50 @@ def measure(
         trust_remote_code=trust_remote_code,
         progress=note,
     )
-    with progress() as on_progress:
-        run = run_measurement(
-            loaded.model,
-            loaded.tokenizer,
-            texts,
-            sites=sites if sites in SETS else sites.split(","),
-            bos=bos,
-            special_tokens=special_tokens,
-            chat_template=chat_template,
-            skip_first=skip_first,
-            max_length=max_length,
-            tokens_per_batch=tokens_per_batch,
-            topk=topk,
-            backend=backend,
-            shard=(k, n),
-            checkpoint=checkpoint,
-            resume=resume,
-            provenance={"model": loaded.provenance},
-            on_progress=on_progress,
-            on_note=note,
-        )
-    try:
-        run.save(output, overwrite=overwrite or resume)
-    except OSError as error:
-        rescue = Path(tempfile.mkdtemp(prefix="maxact-")) / "run"
-        run.save(rescue)
-        raise OSError(f"{output}: could not be written ({error}); the run was saved to {rescue} instead") from None
-    cli_runs.print_run(run, as_json)
-    note(f"Written to {output}.")
-    if run.partial:
+
+    def measured(corpus, **options):
+        with progress() as on_progress:
+            return run_measurement(
+                loaded.model,
+                loaded.tokenizer,
+                corpus,
+                sites=chosen_sites(sites),
+                bos=bos,
+                special_tokens=special_tokens,
+                chat_template=chat_template,
+                skip_first=skip_first,
+                max_length=max_length,
+                tokens_per_batch=tokens_per_batch,
+                topk=topk,
+                backend=backend,
+                provenance={"model": loaded.provenance},
+                on_progress=on_progress,
+                on_note=note,
+                **options,
+            )
+
+    run = measured(texts, shard=(k, n), checkpoint=checkpoint, resume=resume)
+    save_run(run, output, overwrite or resume)
+    record = run.to_json() if as_json else cli_runs.print_run(run, False)
+    interrupted = run.partial
+    if stress and not interrupted:
+        from .stress import print_stress, stress_corpus, stress_record
+
+        try:
+            stressed = measured(stress_corpus(loaded.tokenizer))
+        except KeyboardInterrupt:
+            interrupted = True
+            note("Interrupted before anything of the stress inputs was measured.")
+        else:
+            interrupted = stressed.partial
+            save_run(stressed, apart, overwrite or resume)
+            if as_json:
+                record["stress"] = stress_record(stressed)
+            else:
+                print_stress(run, stressed, console())
+    if as_json:
+        print_json(record)
+    if interrupted:
         note("The same command with --resume goes on with it.")
         raise typer.Exit(130)
     shutil.rmtree(checkpoint, ignore_errors=True)
@@ -197,13 +226,6 @@ def _shard(text: str) -> tuple[int, int]:
     if not found or not 1 <= int(found[1]) <= int(found[2]):
         raise ValueError(f"shard: {text!r}, expected K/N with K from 1 to N, for example 3/8")
     return int(found[1]), int(found[2])
-
-
-def _check_writable(folder: Path) -> None:
-    """Find out before hours of work that there is no place for the result. Raises OSError."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-        pass
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .corpus import DEFAULT_DOMAIN
 from .proportion import proportional
 from .run import Run, site_kind
 
@@ -52,6 +53,8 @@ def stability(run: Run) -> dict:
     vectors = {name: run.sites[name].sample_absmax[samples.index].astype(np.float64) for name in _sites(run)}
     M = np.max(list(vectors.values()), axis=0)  # noqa: N806  [N]
     n = len(M)
+    if n < 2:
+        raise ValueError(f"stability: this run measured {n} samples, expected at least 2")
     sizes = halvings(n)
     growth = growth_per_doubling(M)
     near = int((M >= 0.99 * M.max()).sum())
@@ -83,28 +86,28 @@ def stability(run: Run) -> dict:
 def measured_samples(run: Run) -> Samples:
     """The samples that the run measured, by index, each with its domain.
 
-    A sample that was not measured has 0 in `sample_absmax`, as one of zeros has: `samples` in run.json tells them apart.
-    A run that does not list them, from `attach`, counts those with anything but zeros. ValueError if fewer than two.
+    Measured are those with a token at some site; `samples` in run.json says their domains, where the run comes from a
+    corpus. ValueError if the run has no per-sample vectors.
     """
     names = _sites(run)
     if not names:
         raise ValueError(
-            "stability: this run has no per-sample vectors; measure with `maxact measure`, or attach with n_samples"
+            "stability: this run does not tell samples apart; use `maxact measure`, or attach with n_samples"
         )
     n_samples = run.sites[names[0]].options.n_samples
-    listed = run.provenance.get("samples")
-    if listed is None:
-        index = np.flatnonzero(np.max([run.sites[name].sample_absmax for name in names], axis=0))
-        domain = np.full(len(index), "unlabelled")
-    else:
-        if not isinstance(listed, list) or not all(_is_sample(row, n_samples) for row in listed):
-            raise ValueError(f"samples: expected a list of objects with a domain and an index of 0 to {n_samples - 1}")
-        domains = {row["index"]: row["domain"] for row in listed}
-        index = np.array(sorted(domains), dtype=np.int64)
-        domain = np.array([domains[i] for i in index.tolist()])
-    if len(index) < 2:
-        raise ValueError(f"stability: this run measured {len(index)} samples, expected at least 2")
-    return Samples(index, domain)
+    index = np.flatnonzero(np.max([run.sites[name].sample_tokens for name in names], axis=0))
+    listed = run.provenance.get("samples", [])
+    if not isinstance(listed, list) or not all(_is_sample(row, n_samples) for row in listed):
+        raise ValueError(f"samples: expected a list of objects with a domain and an index of 0 to {n_samples - 1}")
+    domains = {row["index"]: row["domain"] for row in listed}
+    return Samples(index, np.array([domains.get(i, DEFAULT_DOMAIN) for i in index.tolist()]))
+
+
+def largest_by_domain(run: Run) -> dict[str, float]:
+    """M over the samples of each domain."""
+    samples = measured_samples(run)
+    M = np.max([run.sites[name].sample_absmax[samples.index] for name in _sites(run)], axis=0)  # noqa: N806
+    return {name: float(M[samples.domain == name].max()) for name in sorted(set(samples.domain.tolist()))}
 
 
 def halvings(n: int) -> list[int]:

@@ -147,8 +147,8 @@ def test_samples_that_were_not_measured_have_no_part():
     assert measured_samples(partial).index.tolist() == [0, 2, 3]
     assert found["n_samples"] == 3 and found["M"] == 5.0
     assert found["curve"][0]["mean"] == 3.0
-    partial.provenance.pop("samples")
-    assert measured_samples(partial).index.tolist() == [0, 3]
+    partial.provenance.pop("samples")  # as in a run from attach
+    assert [x.tolist() for x in measured_samples(partial)] == [[0, 2, 3], ["unlabelled"] * 3]
 
 
 def test_the_verdict_says_saturated_or_by_how_much_it_grows():
@@ -167,7 +167,6 @@ def test_the_verdict_says_saturated_or_by_how_much_it_grows():
         ([{"index": True, "domain": "a"}], "index of 0 to 3"),
         ([{"index": 0, "domain": 5}], "with a domain"),
         ({"index": 0}, "list of objects"),
-        ([{"index": 0, "domain": "a"}], "measured 1 samples, expected at least 2"),
     ],
 )
 def test_a_list_of_samples_that_does_not_fit_is_refused(samples, sentence):
@@ -175,6 +174,11 @@ def test_a_list_of_samples_that_does_not_fit_is_refused(samples, sentence):
     run.provenance["samples"] = samples
     with pytest.raises(ValueError, match=sentence):
         stability(run)
+
+
+def test_one_sample_is_too_few():
+    with pytest.raises(ValueError, match="measured 1 samples, expected at least 2"):
+        stability(a_run({"layer_0_hidden": [1.0, 2.0]}, measured=[1]))
 
 
 def test_a_run_without_samples_says_what_to_do():

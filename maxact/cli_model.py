@@ -1,0 +1,61 @@
+"""What commands that run a model share: its options, and the way to a run directory."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .terminal import note
+
+ModelName = Annotated[str, typer.Argument(help="A model directory, a .gguf file, a hub id, or smollm2-135m.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Run directory [runs/MODEL].")]
+Overwrite = Annotated[bool, typer.Option(help="Replace a run that is there.")]
+Sites = Annotated[str, typer.Option(help="default, gemm, or names and patterns: 'layer_*_hidden,layer_3_*'.")]
+Dtype = Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
+Attn = Annotated[str | None, typer.Option(help="Attention implementation: eager, sdpa, flash_attention_2.")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run code that the model brings; it is recorded.")
+]
+TokensPerBatch = Annotated[int, typer.Option(min=1, help="Tokens of a batch, padding included.")]
+TopK = Annotated[int, typer.Option(min=1, max=1024, help="Largest elements to keep at each site.")]
+Backend = Annotated[str | None, typer.Option(help="One of those that maxact doctor lists.")]
+
+
+def chosen_sites(sites: str) -> str | list[str]:
+    from .sites import SETS
+
+    return sites if sites in SETS else sites.split(",")
+
+
+def output_for(model: str, output: Path | None, ending: str = "") -> Path:
+    """The run directory that was asked for, or runs/MODEL."""
+    if output is not None:
+        return output
+    return Path("runs") / ((re.sub(r"[^A-Za-z0-9._-]+", "-", Path(model).name).strip(".-") or "run") + ending)
+
+
+def check_place(output: Path, overwrite: bool) -> None:
+    """Find out before hours of work that a run cannot be written there. Raises OSError."""
+    from .run import check_output
+
+    check_output(output, overwrite)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=output.parent):
+        pass
+
+
+def save_run(run, output: Path, overwrite: bool) -> None:
+    """Write a run and say where. Raises OSError, when it could only be saved to another place, which that names."""
+    try:
+        run.save(output, overwrite=overwrite)
+    except OSError as error:
+        rescue = Path(tempfile.mkdtemp(prefix="maxact-")) / "run"
+        run.save(rescue)
+        raise OSError(f"{output}: could not be written ({error}); the run was saved to {rescue} instead") from None
+    note(f"Written to {output}.")
