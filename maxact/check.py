@@ -12,7 +12,7 @@ from rich.table import Table
 
 from maxact_kernels.summary import Summary
 
-from .run import Run, place_of, site_kind
+from .run import Run, place_of, site_kind, token_of
 from .show import decibel, number, safe
 
 # The largest |x| that each format holds without a scale: IEEE 754 half precision; OCP 8-bit floating point, revision 1.0.
@@ -143,7 +143,7 @@ def _finite(run: Run, sites: list[str]) -> Verdict:
             elements = []
             if summary.first_nonfinite:
                 token, feature = summary.first_nonfinite
-                elements.append(_element(run, token >> 32, token & 0xFFFFFFFF, feature, None))  # its value is nan or inf
+                elements.append(_element(run, *token_of(name, token)[:2], feature, None))  # its value is nan or inf
             why = f"{number(summary.n_nan)} nan, {number(summary.n_inf)} inf"
             failures.append(Failure(name, "finite", why, figures, [], elements))
         elif not summary.n_elements:

@@ -91,7 +91,7 @@ def to_json(found: Comparison) -> dict:
     changes = []
     for change in found.changes:
         row = change._asdict()
-        row["places"] = [place and {k: v for k, v in place._asdict().items() if k != "site"} for place in change.places]
+        row["places"] = [place and {k: v for k, v in place.to_json().items() if k != "site"} for place in change.places]
         changes.append(row)
     return found._asdict() | {"sentence": sentence(found), "changes": changes}
 

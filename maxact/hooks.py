@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,11 +12,13 @@ from torch import nn
 
 from maxact_kernels import ProbeState
 
+from .experts import KIND as EXPERTS
+from .experts import Watch, find_all_sites
 from .generation import GenerationMask
 from .groups import POSITION_0, summarize
 from .modules import modules_of
 from .site_states import Key, SiteStates
-from .sites import Site, find_sites
+from .sites import Site
 from .tokens import Given, Named, TokenNamer, Tokens
 
 if TYPE_CHECKING:
@@ -88,7 +90,7 @@ class Probe:
                 "detach() first"
             )
         self.model = model
-        self.site_map = find_sites(model, sites)
+        self.site_map = find_all_sites(model, sites)
         device = next((p.device for p in model.parameters() if p.device.type != "meta"), torch.device("cpu"))
         ProbeState(1, torch.float32, device, **options)  # a bad option is an error here, not in a forward pass
 
@@ -257,7 +259,9 @@ class Probe:
             self._handles.append(module.register_forward_hook(self._leave_if_outermost, always_call=True))
         for site in self.site_map.sites:
             module = self.model.get_submodule(site.path)
-            if site.end == "input":
+            if site.kind == EXPERTS:
+                hook = Watch(module, self._tokens_like, partial(self._see_experts, site))
+            elif site.end == "input":
                 hook = module.register_forward_pre_hook(partial(self._see_input, site), with_kwargs=True)
             else:
                 hook = module.register_forward_hook(partial(self._see_output, site))
@@ -301,8 +305,18 @@ class Probe:
             raise TypeError(f"{site.name}: {site.path} has a {type(x).__name__} as {site.end}, expected a tensor")
         if site.first_half:
             x = x[..., : x.shape[-1] // 2]
+        self._fold(site, self._states.fold, x, self._tokens)
+
+    def _tokens_like(self, x: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor] | None:
+        """Mask and ids of the tokens x, or None outside of a forward pass."""
+        return None if self._tokens is None else self._tokens.like(x)[:2]
+
+    def _see_experts(self, site: Site, product: torch.Tensor, mask, token_ids: torch.Tensor, n_experts: int) -> None:
+        self._fold(site, self._states.fold_experts, product, mask, token_ids, n_experts)
+
+    def _fold(self, site: Site, fold: Callable, *args) -> None:
         try:
-            self._states.fold(site, x, self._tokens)
+            fold(site, *args)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{site.name}: {error}") from None
 

@@ -17,7 +17,7 @@ from .corpus import Corpus, Encoded, encode, load_corpus
 from .hooks import Probe, attach, describe
 from .identity import identity
 from .planning import Work, plan
-from .run import Run
+from .run import Run, token_of
 
 
 class Progress(NamedTuple):
@@ -275,10 +275,10 @@ def _token_text(probe: Probe, encoded: list[Encoded], tokenizer) -> dict[str, di
     """Id and text of every token that stands in a site's top-k, so that a run can be read without the corpus."""
     by_index = {e.index: e.ids for e in encoded}
     found: dict[str, dict] = {}
-    for state in probe.states.values():
+    for name, state in probe.states.items():
         for token in state.fields["topk_token_ids"].unique().tolist():
-            sample, position = token >> 32, token & 0xFFFFFFFF
-            if position < len(by_index.get(sample, ())):
+            sample, position, _ = token_of(name, token)
+            if position is not None and position < len(by_index.get(sample, ())):
                 id = by_index[sample][position]
                 found.setdefault(f"{sample}:{position}", {"id": id, "text": tokenizer.decode([id])})
     return found

@@ -25,12 +25,15 @@ _MAX_NAME = 256
 
 
 ROUTERS = ("moe_gate", "router_logits")  # kinds of sites that are no activations in the sense of M
+UNNAMED = 0xFFFF  # in the 16 bits that a row of an expert has for its sample, and for its position: no room for it
 
 
 class Place(NamedTuple):
-    """Where an element stands: its site, sample, position in the sample, feature, and signed value.
+    """Where an element stands: its site, sample, position in the sample, feature, and signed value; at an experts site
+    also the expert.
 
-    An imported run knows the value alone; sample, position and feature are then None.
+    An imported run knows the value alone; sample, position and feature are then None. At an experts site a sample or
+    position of 65,535 or more is None.
     """
 
     site: str
@@ -38,6 +41,10 @@ class Place(NamedTuple):
     position: int | None
     feature: int | None
     value: float
+    expert: int | None = None
+
+    def to_json(self) -> dict:
+        return {key: value for key, value in self._asdict().items() if key != "expert" or value is not None}
 
 
 class Sites(Mapping):
@@ -73,7 +80,9 @@ class Run:
 
     def __init__(self, sites: Sites, provenance: dict):
         self.sites = sites
-        self.provenance = provenance
+        experts = {name: _per_expert(sites[name]) for name in sites if site_kind(name) == "experts_act"}
+        rest = {key: value for key, value in provenance.items() if key != "experts"}  # a file may claim anything
+        self.provenance = rest | ({"experts": experts} if experts else {})
 
     @staticmethod
     def from_probe(probe, provenance: dict | None = None) -> Run:
@@ -108,6 +117,13 @@ class Run:
         ranked = {name: self.sites[name] for name in self.sites if site_kind(name) not in ROUTERS}
         return [name for name, s in ranked.items() if s.n_elements and not math.isnan(s.absmax)]
 
+    def experts(self) -> dict[str, dict[str, list]]:
+        """By experts site: absmax, n_tokens and n_massive_tokens of each expert, in lists; {} if none was measured.
+
+        An expert that saw no token has 0 everywhere. Expert 7 of `layer_3_experts_act` is called `layer_3_expert_7_act`.
+        """
+        return self.provenance.get("experts", {})
+
     def groups(self) -> dict[str, dict[str, dict]]:
         """By group of tokens and site: absmax, n_tokens and n_massive_tokens of the residual stream; {} if none is kept.
 
@@ -126,7 +142,7 @@ class Run:
         for name, summary in self.sites.items():
             sites[name] = {"options": summary.options.to_json()} | summary.scalars() | {"topk": _topk_json(name, summary)}
         return plain(
-            {"schema": SCHEMA, "M": self.M, "peaks": [p._asdict() for p in self.peaks()]} | self.provenance
+            {"schema": SCHEMA, "M": self.M, "peaks": [p.to_json() for p in self.peaks()]} | self.provenance
         ) | {"sites": plain(sites)}
 
     def save(self, directory: str | os.PathLike, *, overwrite: bool = False) -> None:
@@ -198,7 +214,9 @@ class Run:
             try:
                 options = Options.from_json(site.get("options"))
                 held[name] = options, unpack(options, packed[name])
-                Summary(*held[name])
+                summary = Summary(*held[name])
+                if site_kind(name) == "experts_act":
+                    _per_expert(summary)
             except ValueError as error:
                 raise ValueError(f"{directory}: site {name}: {error}") from None
         record.pop("M", None), record.pop("peaks", None), record.pop("schema")
@@ -228,17 +246,35 @@ def site_layer(name: str) -> int | None:
 
 
 def place_of(site: str, summary: Summary, rank: int) -> Place:
-    """The place of the element at this rank of a site's top-k; the halves of a token id are sample and position."""
+    """The place of the element at this rank of a site's top-k."""
     top = summary.topk
     if not len(top.token_ids):
         return Place(site, None, None, None, float(top.values[rank]))
-    token = int(top.token_ids[rank])
-    return Place(site, token >> 32, token & 0xFFFFFFFF, int(top.features[rank]), float(top.values[rank]))
+    sample, position, expert = token_of(site, int(top.token_ids[rank]))
+    return Place(site, sample, position, int(top.features[rank]), float(top.values[rank]), expert)
+
+
+def token_of(site: str, token_id: int) -> tuple[int | None, int | None, int | None]:
+    """(sample, position, expert): the halves of a token id are sample and position; those of an expert's row are the
+    expert, and 16 bits for each of the other two."""
+    upper, lower = token_id >> 32, token_id & 0xFFFFFFFF
+    if site_kind(site) != "experts_act":
+        return upper, lower, None
+    sample, position = (None if half == UNNAMED else half for half in (lower >> 16, lower & 0xFFFF))
+    return sample, position, upper
+
+
+def _per_expert(summary: Summary) -> dict[str, list]:
+    return {
+        "absmax": summary.sample_absmax.tolist(),
+        "n_tokens": summary.sample_tokens.tolist(),
+        "n_massive_tokens": summary.sample_massive.tolist(),
+    }
 
 
 def _topk_json(name: str, summary: Summary) -> list[dict]:
     places = (place_of(name, summary, rank) for rank in range(min(5, len(summary.topk.values))))
-    return [{key: value for key, value in place._asdict().items() if key != "site"} for place in places]
+    return [{key: value for key, value in place.to_json().items() if key != "site"} for place in places]
 
 
 def plain(value):

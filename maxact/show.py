@@ -118,11 +118,13 @@ def _group(peaks: list[Place]) -> dict[Place, list[str]]:
 
 
 def _describe(run: Run, place: Place) -> str:
-    if place.position is None:
+    if place.feature is None:
         return number(place.value)
     text = run.token_text(place.sample, place.position)
     token = f" {safe(text)}" if text is not None else ""
-    return f"{number(place.value)} · token{token} at position {place.position} of sample {place.sample} · channel {place.feature}"
+    expert = "" if place.expert is None else f"expert {place.expert} · "
+    sample, position = ("65,535 or more" if n is None else n for n in (place.sample, place.position))
+    return f"{number(place.value)} · {expert}token{token} at position {position} of sample {sample} · channel {place.feature}"
 
 
 def _ranges(names: list[str]) -> str:

@@ -32,6 +32,10 @@ class SiteStates:
             for group, members in groups.items():
                 self._state((site.name, group), x, self._lean).update(x, members, token_ids)
 
+    def fold_experts(self, site: Site, product: torch.Tensor, mask, token_ids: torch.Tensor, n_experts: int) -> None:
+        """Fold rows of experts in. Their token ids have the expert where those of other sites have the sample."""
+        self._state((site.name, None), product, self._options | {"n_samples": n_experts}).update(product, mask, token_ids)
+
     def _state(self, key: Key, x: torch.Tensor, options: dict) -> ProbeState:
         state = self._states.get(key)
         if state is None:

@@ -29,7 +29,7 @@ def test_sites_stand_in_the_order_of_their_factor_up_or_down(pair):
     assert (found.only_a, found.only_b) == (["layer_2_mlp_act"], ["layer_2_hidden"])
     assert found.M == (100.0, 300.0)
     change = found.changes[1]
-    assert [place[1:] for place in change.places] == [(1, 2, 5, 100.0), (0, 1, 3, -300.0)]
+    assert [place[1:5] for place in change.places] == [(1, 2, 5, 100.0), (0, 1, 3, -300.0)]
     assert [c.identical for c in found.changes] == [False, False, True]
 
 

@@ -39,7 +39,7 @@ def run() -> Run:
 def test_m_is_the_largest_absmax_outside_routers_with_every_site_that_ties(run):
     assert run.M == 900.0
     assert [place.site for place in run.peaks()] == ["layer_0_hidden", "layer_1_hidden", "layer_1_mlp_act"]
-    assert run.peaks()[0][1:] == (1, 3, 5, -900.0)
+    assert run.peaks()[0][1:5] == (1, 3, 5, -900.0)
     assert run.token_text(1, 3) == "[/red]\x1b[31m"
     assert run.token_text(0, 0) is None
 
