@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -22,6 +23,8 @@ from maxact_kernels.fields import Options
 from maxact_kernels.storage import pack, read_safetensors, unpack, write_atomically
 
 from .identity import differences
+from .parallel import Team
+from .planning import pack_samples, unpack_samples
 from .site_states import Key
 
 SHARE = 0.01  # of the run's time goes into checkpoints
@@ -30,33 +33,44 @@ _SCHEMA = "1"
 
 
 class Checkpoint:
-    """The parts that earlier processes left in `directory`, and the part of this one.
+    """The parts that earlier processes left in `directory`, and the part of this one. Without a directory, nothing.
 
-    samples: what the earlier parts hold. budget: the smallest tokens of a batch that they went on with, or None.
-    seconds: the longest that one of them measured.
+    samples: what the parts hold. budget: the smallest tokens of a batch that they went on with. seconds: the longest
+    that one of them measured. Of the parts that several processes of a team see, each takes its share.
 
     Raises FileExistsError if there are parts and `resume` is False, ValueError if they are of something else.
     """
 
-    def __init__(self, directory: str | os.PathLike, identity: Mapping, resume: bool, note: Callable[[str], None]):
-        self.directory = Path(directory)
+    def __init__(
+        self,
+        directory: str | os.PathLike | None,
+        identity: Mapping,
+        resume: bool,
+        team: Team,
+        note: Callable[[str], None],
+    ):
+        self.directory = None if directory is None else Path(directory)
         self._identity = json.loads(json.dumps(identity))  # as it comes back from a file
-        self._path = self.directory / f"{uuid.uuid4().hex}.safetensors"
+        self._name = f"{uuid.uuid4().hex}.safetensors"
         self._note = note
-        self._earlier = sorted(self.directory.glob("*.safetensors"))
         self._next = None  # when to write, on the clock of time.perf_counter
-        if self._earlier and not resume:
+        paths = sorted(self.directory.glob("*.safetensors")) if self.directory else []
+        if paths and not resume:
             raise FileExistsError(
                 f"{directory}: holds the checkpoint of a run that did not end; go on with it with --resume "
                 "(resume=True), or start anew with --overwrite"
             )
         self.samples: set[int] = set()
-        self.budget: int | None = None
-        self.seconds = 0.0
-        for path in self._earlier:
-            self._take(path)
+        self.budget, self.seconds = sys.maxsize, 0.0
+        self._mine: list[Path] = []  # of the earlier parts, whose states this process takes
+        seen_by = team.gather({path.name: self._look_at(path) for path in paths})
+        for i, name in enumerate(sorted({name for parts in seen_by for name in parts})):
+            ranks = [rank for rank, parts in enumerate(seen_by) if name in parts]
+            self._take(name, *seen_by[ranks[0]][name])
+            if ranks[i % len(ranks)] == team.rank:
+                self._mine.append(self.directory / name)
 
-    def _take(self, path: Path) -> None:
+    def _look_at(self, path: Path) -> tuple[str, int, float]:
         arrays, about = _read(path)
         found = differences(self._identity, about["identity"])
         if found:
@@ -64,16 +78,20 @@ class Checkpoint:
                 f"{self.directory}: the checkpoint is of another measurement: {found}; measure with what it was made "
                 "with, or start anew with --overwrite"
             )
-        samples = set(arrays["samples"].tolist())
+        return pack_samples(arrays["samples"].tolist()), about["budget"], about["seconds"]
+
+    def _take(self, name: str, packed: str, budget: int, seconds: float) -> None:
+        samples = set(unpack_samples(packed))
         if samples & self.samples:
-            raise ValueError(f"{path}: holds samples that another part holds too; start anew with --overwrite")
+            raise ValueError(
+                f"{self.directory}: {name} holds samples that another part holds too; start anew with --overwrite"
+            )
         self.samples |= samples
-        self.budget = min(about["budget"], self.budget or about["budget"])
-        self.seconds = max(self.seconds, about["seconds"])
+        self.budget, self.seconds = min(budget, self.budget), max(seconds, self.seconds)
 
     def states(self) -> Iterator[dict[Key, ProbeState]]:
-        """The states of one earlier part after another, on the CPU."""
-        for path in self._earlier:
+        """The states of one of this process's earlier parts after another, on the CPU."""
+        for path in self._mine:
             arrays, about = _read(path)
             states = {}
             for i, (site, group, options) in enumerate(about["states"]):
@@ -88,6 +106,8 @@ class Checkpoint:
 
     def offer(self, states: Mapping[Key, ProbeState], samples: Collection[int], budget: int, seconds: float) -> None:
         """Write this process's part if it is time: if all writes together then take at most SHARE of the run."""
+        if self.directory is None:
+            return
         now = time.perf_counter()
         if self._next is None:
             self._next = now + sum(state.buffer.nbytes for state in states.values()) / _BYTES_PER_S / SHARE
@@ -96,6 +116,8 @@ class Checkpoint:
 
     def write(self, states: Mapping[Key, ProbeState], samples: Collection[int], budget: int, seconds: float) -> None:
         """Write this process's part. A disk that is full is noted, and the run goes on."""
+        if self.directory is None or not samples:
+            return
         arrays = {"samples": np.array(sorted(samples), dtype=np.int64)}
         rows = [[*key, state.options.to_json()] for key, state in states.items()]
         about = {"identity": self._identity, "states": rows, "budget": budget, "seconds": seconds}
@@ -106,7 +128,7 @@ class Checkpoint:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             write_atomically(
-                self._path,
+                self.directory / self._name,
                 safetensors.numpy.save(arrays, {"maxact_checkpoint": _SCHEMA, "about": json.dumps(about)}),
             )
         except OSError as error:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import NamedTuple
 
 import torch
 
@@ -16,17 +14,10 @@ from .checkpoint import Checkpoint
 from .corpus import Corpus, Encoded, encode, load_corpus
 from .hooks import Probe, attach, describe
 from .identity import identity
+from .loop import Progress, forward, measure_batches
+from .parallel import Team
 from .planning import Work, plan
 from .run import Run, token_of
-
-
-class Progress(NamedTuple):
-    """What `on_progress` is told after a batch."""
-
-    n_tokens: int  # measured so far
-    n_tokens_total: int
-    seconds: float
-    M: float  # largest |x| so far, routers left out
 
 
 def measure(
@@ -88,7 +79,7 @@ def measure(
     if encoded.n_unreadable:
         note(f"{encoded.n_unreadable} samples are left out, the first at {encoded.first_fault}.")
 
-    started, clock = datetime.now(UTC), time.perf_counter()
+    started = datetime.now(UTC)
     device = model.get_input_embeddings().weight.device
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
     options = dict(skip_first=skip_first, topk=topk, t_abs=t_abs, t_ratio=t_ratio, int8_per_token=int8_per_token)
@@ -102,51 +93,32 @@ def measure(
         **options,
     )
     of = identity(model, corpus.digest, encoded, settings)
-    kept = Checkpoint(checkpoint, of, resume, note) if checkpoint is not None else None
-    earlier = kept.samples if kept else set()
-    budget = min(tokens_per_batch, (kept and kept.budget) or tokens_per_batch)
     batches = plan(encoded, tokens_per_batch)[shard[0] - 1 :: shard[1]]
-    n_tokens_earlier = sum(len(encoded[i].ids) for i in earlier)
-    total = sum(len(encoded[i].ids) for batch in batches for i in batch)
-    work = Work(encoded, batches, budget, earlier)
-
-    def keep(write: Callable) -> None:
-        write(probe.all_states, work.done, work.budget, seconds())
-
-    def seconds() -> float:
-        return time.perf_counter() - clock + (kept.seconds if kept else 0.0)
-
-    def after_batch() -> None:
-        if kept:
-            keep(kept.offer)
-        if on_progress:
-            on_progress(Progress(n_tokens_earlier + work.n_tokens, total, seconds(), _largest(probe)))
-
-    def forward(samples: list[int]) -> None:
-        _forward(decoder, probe, encoded, samples, device)
-
-    with attach(
-        model, sites, position_0=skip_first == 0, n_samples=len(corpus.samples), backend=backend, **options
-    ) as probe:
+    with (
+        Team() as team,
+        attach(
+            model, sites, position_0=skip_first == 0, n_samples=len(corpus.samples), backend=backend, **options
+        ) as probe,
+    ):
         if all(len(e.ids) <= skip_first for e in encoded):
             raise ValueError(f"skip_first: {skip_first}, which leaves no token of the longest sample")
-        whole = False
-        try:
-            with torch.inference_mode():
-                whole = _measure_all(work, probe, forward, after_batch, note)
-        finally:
-            if kept and work.done and not whole:
-                keep(kept.write)
-    for states in kept.states() if kept else ():
-        probe.merge(states)
+        kept = Checkpoint(checkpoint, of, resume, team, note)
+        budget = min(tokens_per_batch, kept.budget)
+        work = Work(encoded, batches, budget, kept.samples, team.rank, team.size)
+        done, whole, seconds = measure_batches(
+            work,
+            probe,
+            lambda samples: forward(decoder, probe, encoded, samples, device),
+            kept,
+            team,
+            on_progress,
+            note,
+        )
+    if not done:
+        raise KeyboardInterrupt
     if whole:
         probe.check()
-    if not work.done and not earlier:
-        raise KeyboardInterrupt
-
-    done = sorted({*work.done, *earlier})
     counted = {i: max(len(encoded[i].ids) - skip_first, 0) for i in done}
-    _largest(probe)  # reads every state, so that wall_s holds what a GPU had yet to do
     return Run.from_probe(
         probe,
         {
@@ -175,48 +147,13 @@ def measure(
             "mask_policy": "right padding, hidden by the attention mask, never counted",
             "tokens_per_batch": work.budget,
             "environment": environment(device, probe),
-            "wall_s": round(seconds(), 3),
+            "wall_s": round(seconds, 3),
             "identity": of,
             "shard": list(shard),
             "token_text": _token_text(probe, encoded, tokenizer),
         }
         | (provenance or {}),
     )
-
-
-def _measure_all(
-    work: Work,
-    probe: Probe,
-    forward: Callable[[list[int]], None],
-    after_batch: Callable[[], None],
-    note: Callable[[str], None],
-) -> bool:
-    """Batch after batch until there is none left, True, or an interruption from the keyboard, False.
-
-    Whatever ends it, the states hold whole batches, those of the samples that `work` has done.
-    """
-    before, n_done = None, 0
-    try:
-        while (samples := work.next()) is not None:
-            before, n_done = None, len(work.done)
-            before = probe.snapshot()
-            try:
-                forward(samples)
-            except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error):
-                    raise
-                probe.restore(before)
-                _halve(work, samples, note, error)
-                continue
-            work.finish(samples)
-            after_batch()
-    except BaseException as end:
-        if before is not None and len(work.done) == n_done:
-            probe.restore(before)
-        if isinstance(end, KeyboardInterrupt):
-            return False
-        raise
-    return True
 
 
 def environment(device: torch.device, probe: Probe | None = None) -> dict:
@@ -233,42 +170,6 @@ def environment(device: torch.device, probe: Probe | None = None) -> dict:
     if probe is not None and probe.states:
         values["backend"] = ", ".join(sorted({state.backend.NAME for state in probe.states.values()}))
     return values
-
-
-def _forward(decoder, probe: Probe, encoded: list[Encoded], batch: list[int], device: torch.device) -> None:
-    """One forward pass of the decoder, without the LM head, over samples padded on the right."""
-    width = len(encoded[batch[0]].ids)  # the longest comes first
-    ids = torch.zeros(len(batch), width, dtype=torch.long)
-    mask = torch.zeros(len(batch), width, dtype=torch.bool)
-    for row, i in enumerate(batch):
-        ids[row, : len(encoded[i].ids)] = torch.tensor(encoded[i].ids)
-        mask[row, : len(encoded[i].ids)] = True
-    ids, mask = ids.to(device), mask.to(device)
-    probe.batch(mask, torch.tensor([encoded[i].index for i in batch], device=device))
-    decoder(input_ids=ids, attention_mask=mask.long(), use_cache=False)
-
-
-def _halve(work: Work, samples: list[int], note: Callable[[str], None], error: Exception) -> None:
-    """Go on with half the tokens in a batch; raises torch.OutOfMemoryError if one sample is too much."""
-    if len(samples) == 1:
-        raise torch.OutOfMemoryError(
-            f"a single sample of {work.n_padded(samples)} tokens does not fit in memory; lower max_length (--max-length)"
-        ) from error
-    work.halve(samples)
-    note(f"A batch of {work.n_padded(samples)} tokens did not fit in memory; going on with {work.budget}.")
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def _out_of_memory(error: Exception) -> bool:
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return "can't allocate memory" in str(error) or "not enough memory" in str(error)  # PyTorch's CPU allocators
-
-
-def _largest(probe: Probe) -> float:
-    peaks = [state.fields["absmax"] for name, state in probe.states.items() if not name.endswith("_moe_gate")]
-    return max((float(peak) for peak in peaks), default=0.0)
 
 
 def _token_text(probe: Probe, encoded: list[Encoded], tokenizer) -> dict[str, dict]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Sequence
 
+import numpy as np
+
 from .corpus import Encoded
 
 
@@ -20,21 +22,41 @@ def plan(encoded: Sequence[Encoded], tokens_per_batch: int) -> list[list[int]]:
     return batches
 
 
+def pack_samples(samples: Collection[int]) -> str:
+    """A set of sample indices as text: a million of them in 250 KB."""
+    held = np.zeros(max(samples, default=-1) + 1, dtype=bool)
+    held[list(samples)] = True
+    return np.packbits(held).tobytes().hex()
+
+
+def unpack_samples(text: str) -> list[int]:
+    return np.unpackbits(np.frombuffer(bytes.fromhex(text), dtype=np.uint8)).nonzero()[0].tolist()
+
+
 class Work:
     """The batches that one process has yet to measure, and the samples that it has measured.
 
-    What a batch is made of depends on the plan and the budget alone, never on what was measured before or elsewhere:
-    when memory runs out, each batch is cut within itself.
+    Of all `batches` the n-th is for process n mod `size`; the samples of `earlier` were measured before. What a batch
+    is made of depends on the plan and the budget alone, never on what was measured before or elsewhere: when memory runs
+    out, each batch is cut within itself.
     """
 
     def __init__(
-        self, encoded: Sequence[Encoded], batches: Sequence[list[int]], budget: int, done: Collection[int] = ()
+        self,
+        encoded: Sequence[Encoded],
+        batches: Sequence[list[int]],
+        budget: int,
+        earlier: Collection[int] = (),
+        rank: int = 0,
+        size: int = 1,
     ):
         self.encoded = encoded
         self.budget = budget  # tokens of a forward pass, padding included
+        self.earlier = earlier
         self.done: list[int] = []
         self.n_tokens = 0  # of what is done
-        left = ([i for i in batch if i not in done] for batch in batches)
+        self.n_tokens_total = sum(self.length(i) for batch in batches for i in batch)  # of all processes
+        left = ([i for i in batch if i not in earlier] for batch in batches[rank::size])
         self._left = deque(batch for batch in left if batch)
 
     def next(self) -> list[int] | None:

@@ -162,7 +162,7 @@ def test_a_full_disk_at_the_end_does_not_lose_the_run(model_directory, corpus, t
 def test_a_run_that_failed_goes_on_with_resume_and_only_then(model_directory, corpus, tmp_path, capsys, monkeypatch):
     import maxact.measurement as module
 
-    real, calls = module._forward, []
+    real, calls = module.forward, []
 
     def failing(*args):
         calls.append(1)
@@ -171,7 +171,7 @@ def test_a_run_that_failed_goes_on_with_resume_and_only_then(model_directory, co
         real(*args)
 
     command = ["measure", model_directory, "--corpus", corpus, "-o", tmp_path / "r", "--tokens-per-batch", "4"]
-    monkeypatch.setattr(module, "_forward", failing)
+    monkeypatch.setattr(module, "forward", failing)
     assert "a fault" in maxact(*command, code=2, capsys=capsys)[1] and not (tmp_path / "r").exists()
     assert "--resume" in maxact(*command, code=2, capsys=capsys)[1] and len(calls) == 2
     maxact(*command, "--resume", capsys=capsys)

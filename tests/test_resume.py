@@ -15,6 +15,7 @@ from tiny_models import one_thread, tiny  # noqa: F401
 import maxact.checkpoint as checkpoints
 import maxact_kernels.storage as storage
 from maxact import measure
+from maxact.parallel import Team
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -246,8 +247,8 @@ def test_checkpoints_take_less_than_a_hundredth_of_the_time(tmp_path, monkeypatc
         written.append(clock[0])
 
     monkeypatch.setattr(checkpoints, "write_atomically", write)
-    kept = checkpoints.Checkpoint(tmp_path, {}, False, print)
+    kept = checkpoints.Checkpoint(tmp_path, {}, False, Team(), print)
     while clock[0] < 500:
-        kept.offer({}, [], 1, 0.0)
+        kept.offer({}, [0], 1, 0.0)
         clock[0] += 0.25
     assert 0.5 * (len(written) - 1) <= 0.01 * clock[0] and len(written) > 5
