@@ -82,10 +82,7 @@ def check(
     if sqnr_db is not None:
         if not math.isfinite(sqnr_db):
             raise ValueError(f"sqnr: {sqnr_db}, expected a finite number of dB")
-        inputs = [s for s in chosen if site_kind(s) in GEMM_INPUTS]
-        sites = chosen if patterns or not inputs else inputs
-        if not patterns:
-            sites = [s for s in sites if site_kind(s) != "moe_gate"]
+        sites = chosen if patterns else judged_by_sqnr(chosen)
         verdicts.append(_accurate(run, sites, sqnr_db, quantizer or Quantizer()))
     return verdicts
 
@@ -101,6 +98,12 @@ def limit_of(text: str) -> float:
     if not 0 < value < math.inf:
         raise ValueError(f"limit: {text!r}, expected {', '.join(LIMITS)} or a positive number")
     return value
+
+
+def judged_by_sqnr(sites: list[str]) -> list[str]:
+    """Those of these sites that a quantizer reads: the inputs of projections; if none was measured, all but routers."""
+    inputs = [name for name in sites if site_kind(name) in GEMM_INPUTS]
+    return inputs or [name for name in sites if site_kind(name) != "moe_gate"]
 
 
 def number_or_name(threshold: str) -> str | float:
@@ -206,7 +209,7 @@ def _accurate(run: Run, sites: list[str], sqnr_db: float, quantizer: Quantizer) 
         summary = run.sites[site]
         if not summary.absmax:
             continue  # zeros are quantized without an error
-        figures = _figures(summary, quantizer)
+        figures = error_figures(summary, quantizer)
         found[site] = figures["sqnr_db"]
         if found[site] < sqnr_db:
             why = f"{decibel(found[site])} dB"
@@ -224,7 +227,7 @@ def _accurate(run: Run, sites: list[str], sqnr_db: float, quantizer: Quantizer) 
     return Verdict("sqnr", len(sites), failures, closest, found[closest] - sqnr_db if closest else None, says)
 
 
-def _figures(summary: Summary, quantizer: Quantizer) -> dict:
+def error_figures(summary: Summary, quantizer: Quantizer) -> dict:
     """SQNR with what it does not say on its own: per token, what became zero, and how far the peak stands out."""
     per_token = summary.int8_per_token.sqnr_db if summary.options.int8_per_token else None
     beside = {"int8_per_token_db": per_token, "absmax": summary.absmax, "absmax_by_rms": summary.absmax / summary.rms}

@@ -108,16 +108,39 @@ def stability(run: Annotated[Path, typer.Argument(help="A run directory.")], as_
 @app.command(epilog="Example: maxact export runs/smollm2-135m --format max-act-llm -o published")
 def export(
     run: Annotated[Path, typer.Argument(help="A run directory.")],
-    form: Annotated[str, typer.Option("--format", help="max-act-llm: the files that arXiv 2605.15572 publishes.")],
+    form: Annotated[str, typer.Option("--format", help="One of those above.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write to.")] = Path(),
     overwrite: Annotated[bool, typer.Option(help="Replace files that are there.")] = False,
+    quantize: Annotated[
+        str | None, typer.Option(help="input-scales: fp8_e4m3 (if left out) or int8; keep: int8 (if left out), int4 ...")
+    ] = None,
+    threshold: Annotated[
+        str | None, typer.Option(help="input-scales: max (if left out), q0.999 (any quantile), mse or a number.")
+    ] = None,
+    sqnr: Annotated[float | None, typer.Option(help="keep: least SQNR of what is quantized, in dB.")] = None,
+    limit: Annotated[str | None, typer.Option(help="keep: a limit of maxact check.")] = None,
+    headroom: Annotated[float | None, typer.Option(help="keep: factor to stay below the limit by; 1 if left out.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a run in the format of another tool."""
+    """Write a run in the format of another tool.
+
+    \b
+    max-act-llm: the files that arXiv 2605.15572 publishes
+    smoothquant: act_scales, largest |x| by module and channel
+    input-scales: static, per tensor, named as by compressed-tensors
+    channel-absmax: largest |x| by site and channel
+    csv, parquet: a row a site, with every single number
+    keep: layers, sites and channels to keep in high precision
+    """
+    from .check import number_or_name
     from .export import export as write
     from .run import Run
 
-    paths, notes = write(Run.load(run), form, output, overwrite=overwrite)
+    options = dict(quantize=quantize, threshold=threshold, sqnr=sqnr, limit=limit, headroom=headroom)
+    options = {name: value for name, value in options.items() if value is not None}
+    if threshold is not None:
+        options["threshold"] = number_or_name(threshold)
+    paths, notes = write(Run.load(run), form, output, overwrite=overwrite, **options)
     if as_json:
         print_json({"files": [str(path) for path in paths], "notes": notes})
         return

@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 
 from maxact_kernels.storage import write_atomically
 
-from . import max_act_llm
+from . import export_keep, export_scales, export_table, max_act_llm
 from .run import Run
 
 Files = dict[str, str | bytes]
 
-FORMATS: dict[str, Callable[[Run], tuple[Files, list[str]]]] = {
+# Keyword arguments of a function are the options of its format.
+FORMATS: dict[str, Callable[..., tuple[Files, list[str]]]] = {
     "max-act-llm": max_act_llm.files,
+    "smoothquant": export_scales.smoothquant,
+    "input-scales": export_scales.input_scales,
+    "channel-absmax": export_scales.channel_absmax,
+    "csv": export_table.comma_separated,
+    "parquet": export_table.parquet,
+    "keep": export_keep.keep,
 }
 
 
-def export(run: Run, form: str, directory: Path, *, overwrite: bool = False) -> tuple[list[Path], list[str]]:
+def export(run: Run, form: str, directory: Path, *, overwrite: bool = False, **options) -> tuple[list[Path], list[str]]:
     """Write a run's files of this format into a directory; their paths, and notes for the user.
 
-    Raises ValueError for an unknown format or a run that it cannot hold, FileExistsError before anything is written.
+    Raises ValueError for an unknown format or option or a run that it cannot hold, FileExistsError before anything is
+    written.
     """
     if form not in FORMATS:
         raise ValueError(f"format: {form!r}, expected one of {', '.join(FORMATS)}")
-    files, notes = FORMATS[form](run)
+    known = list(inspect.signature(FORMATS[form]).parameters)[1:]
+    for name in options:
+        if name not in known:
+            raise ValueError(f"{name}: no option of the format {form}, which has {', '.join(known) or 'none'}")
+    files, notes = FORMATS[form](run, **options)
     paths = [directory / name for name in files]
     for path in paths:
         if path.exists() and not overwrite:

@@ -223,6 +223,12 @@ class Summary:
             raise ValueError(f"threshold: {threshold!r}, expected a positive number")
         return quantization.error_of(fmt, float(threshold), low, high, n)
 
+    def error_up_to(self, fmt: str, largest: float) -> quantization.QuantizationError:
+        """Error of the elements with |x| <= largest, and of no other, under the quantizer `fmt` at that threshold."""
+        low, high, n = self._bins
+        within = low <= largest
+        return quantization.error_of(fmt, largest, low[within], np.minimum(high[within], largest), n[within])
+
     def _threshold(self, fmt: str, name: str) -> float:
         if name == "max":
             return self.absmax
