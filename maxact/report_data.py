@@ -14,7 +14,7 @@ import numpy as np
 
 from maxact_kernels.summary import Summary
 
-from .run import Run, site_kind, site_layer
+from .run import Run, site_kind, site_layer, token_of
 
 MANTISSA_BITS = {"bfloat16": 7, "float16": 10, "float32": 7}  # of a key of `counts`
 TABLE_BYTES = 10 << 20  # of all tables of counts: 94 layers x 10 sites x 4 runs at 16 bins to the octave are less
@@ -92,8 +92,8 @@ def _site_data(name: str, summary: Summary) -> dict:
         "ratios": _ratio_table(summary),
         # Value, sample, position, feature of the largest element of each token.
         "top": [
-            [_finite(top.values[rank]), int(top.token_ids[rank]) >> 32, int(top.token_ids[rank]) & 0xFFFFFFFF,
-             int(top.features[rank])] for rank in ranks
+            [_finite(top.values[rank]), *token_of(name, int(top.token_ids[rank]))[:2], int(top.features[rank])]
+            for rank in ranks
         ],
         "channels": [[int(c), _finite(channels[c])] for c in order[:N_CHANNELS]],
         # Channels by rank 1, 2, 4 ... and the last.

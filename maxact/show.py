@@ -24,6 +24,10 @@ _EIGHTHS = " ▁▂▃▄▅▆▇█"
 
 def print_run(run: Run, console: Console, kind: str = "hidden") -> None:
     """Print a run; `kind` chooses the sites of the table and the picture. ValueError if the run has none of them."""
+    if kind == "experts":
+        from .show_experts import print_experts
+
+        return print_experts(run, console)
     layers = {site_layer(name): name for name in run.sites if site_kind(name) == kind and site_layer(name) is not None}
     if not layers:
         kinds = sorted({site_kind(name) for name in run.sites if site_layer(name) is not None})
