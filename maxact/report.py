@@ -17,7 +17,9 @@ from .report_data import runs_data
 from .run import Run
 
 # In this order; each file may use what those before it define.
-SCRIPTS = ("words data link draw marks explorer landscape trajectories map main").split()
+SCRIPTS = (
+    "words data quantizer link draw marks explorer landscape trajectories sun pairs quantization map site experts main"
+).split()
 
 
 def write_report(paths: list[Path], output: str | os.PathLike) -> int:

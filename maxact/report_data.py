@@ -86,6 +86,8 @@ def _site_data(name: str, summary: Summary) -> dict:
         "layer": site_layer(name),
         "width": summary.options.d,
         "dtype": summary.options.dtype,
+        "t_abs": summary.options.t_abs,
+        "t_ratio": summary.options.t_ratio,
         **{column: _number(lambda: getattr(summary, column)) for column in COLUMNS},
         "q0.999": _number(lambda: summary.quantile(0.999)),
         "per_token_db": _number(lambda: summary.int8_per_token.sqnr_db),

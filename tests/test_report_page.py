@@ -130,3 +130,107 @@ def test_navigation_goes_to_the_explorer_and_the_link_keeps_it(shown):
     )
     shown.go("#at=map")
     assert shown.tab.evaluate("scrollY") > 0
+
+
+def test_quantization_in_the_page_is_the_quantization_of_the_run(shown):
+    """Sums in another order: 1e-9 dB is far above their rounding, 600 values of 53 bits each."""
+    for fmt in ("int8", "int4", "fp8_e4m3", "fp8_e5m2"):
+        for index, name in enumerate(RUNS[0][1].sites):
+            summary = RUNS[0][1].sites[name]
+            for threshold in ("max", "q0.999", "mse", summary.absmax / 3):
+                ours = summary.quantization_error(fmt, threshold)
+                mode = threshold if isinstance(threshold, str) else "absolute"
+                theirs = shown.tab.evaluate(
+                    "([index, fmt, mode, absolute]) => { const site = RUNS[0].sites[index];"
+                    "const threshold = thresholdOf(fmt, mode, 1, absolute, site);"
+                    "return { threshold, ...errorOf(fmt, threshold, magnitudes(site)) }; }",
+                    [index, fmt, mode, threshold],
+                )
+                assert theirs["threshold"] == ours.threshold, (fmt, name, threshold)
+                assert theirs["sqnr"] == pytest.approx(ours.sqnr_db, abs=1e-9)
+                assert (theirs["clip"], theirs["zeroed"]) == (ours.clip_rate, ours.zeroed)
+
+
+def test_the_quantization_explorer_calibrates_on_one_run_and_judges_another(shown):
+    tab, summary = shown.tab, RUNS[0][1].sites["layer_0_mlp_act"]
+    shown.choose("quantization.threshold", "q0.999")
+    shown.choose("quantization.from", 1)
+    calibrated = RUNS[1][1].sites["layer_0_mlp_act"].quantile(0.999)
+    tab.locator("#quantization svg[role=group]").first.focus()
+    tab.keyboard.press("Home")
+    while "one · layer_0_mlp_act" not in tab.text_content(".tip b"):
+        tab.keyboard.press("ArrowDown")
+    error, text = summary.quantization_error("int8", calibrated), tab.text_content(".tip")
+    assert f"{error.sqnr_db:.2f} dB" in text and "per token" in text and "become zero" in text and "M / rms" in text
+    assert "threshold" + f"{calibrated:.9g}" in text
+    assert shown.link() == "#quantization.threshold=q0.999&quantization.from=1"
+
+
+def test_the_threshold_slider_moves_the_threshold(shown):
+    tab = shown.tab
+    assert not tab.is_visible('input[name="quantization.share"]')
+    shown.choose("quantization.threshold", "share")
+    before = shown.finding("quantization")
+    shown.slide("quantization.share", 44)
+    assert shown.finding("quantization") != before
+    assert "quantization.share=0.125" in shown.link()
+    shown.choose("quantization.format", "int4")
+    assert "INT-4" in shown.finding("quantization")
+
+
+def test_the_sun_explorer_counts_what_the_run_counted_and_follows_its_sliders(shown):
+    run = RUNS[0][1]
+    hidden = [run.sites[name] for name in run.sites if name.endswith("_hidden")]
+    passed = sum(summary.n_massive_tokens for summary in hidden)
+    assert f"{passed} tokens pass in 3 layers of one" in shown.finding("sun") and passed == 3
+    for m, r in ((64, 16), (2**12, 2**14), (1, 2**18)):
+        counted = shown.tab.evaluate(
+            "([m, r]) => layersOf(RUNS[0], 'hidden').map((site) => passing(site, m, r))", [m, r]
+        )
+        row, column = 96 + 4 * (m.bit_length() - 1), 4 * (r.bit_length() - 1)
+        expected = [int(summary.ratio_table[row:, column:].sum()) for summary in hidden]
+        assert counted == [[n, n] for n in expected]
+    shown.slide("sun.abs", 81)
+    assert "no token passes in any layer of one" in shown.finding("sun")
+    assert "sun.abs=1048576" in shown.link()
+
+
+def test_pairs_read_out_the_ratio_of_each_step(shown):
+    one, two = RUNS[0][1].M, RUNS[1][1].M
+    assert f"Your runs {two / one:.3g}×" in shown.finding("pairs")
+    shown.choose("pairs.which", "training")
+    assert "Ling-mini, by tokens seen 1.54×" in shown.finding("pairs")
+    for which, says in (("scaling", "Gemma 3 2.83×"), ("moe", "Qwen3 0.0428×"), ("generations", "Gemma, 27B 4.42×"),
+                        ("instruct", "7B 1×"), ("vision", "32B 1×")):  # fmt: skip
+        shown.choose("pairs.which", which)
+        assert says in shown.finding("pairs")
+    shown.choose("pairs.which", "picked")
+    for name in ("two (yours)", "one (yours)", "gpt-oss-20b"):
+        shown.tab.select_option('select[name="pairs.add"]', label=name)
+    assert f"Your sequence {145408 / two:.3g}×" in shown.finding("pairs")
+    shown.tab.click('#pairs .chip:has(span:text-is("two"))')
+    assert f"Your sequence {145408 / one:.3g}×" in shown.finding("pairs")
+
+
+def test_a_click_on_the_map_shows_that_site(shown):
+    svg = shown.tab.locator("#map svg[role=group]")
+    svg.focus()
+    shown.tab.keyboard.press("End")
+    shown.tab.keyboard.press("Enter")
+    run = RUNS[0][1]
+    assert shown.finding("site").startswith("layer_5_hidden of one: 640 values, the largest")
+    summary = run.sites["layer_5_hidden"]
+    assert f"{summary.absmax:.4g}" in shown.finding("site")
+    shown.choose("site.kind", 1)
+    shown.choose("site.view", "above")
+    assert "attn_output" in shown.finding("site")
+
+
+def test_the_largest_tokens_have_their_text_and_place(shown):
+    shown.go("#site.kind=3&site.layer=2")
+    row = shown.tab.locator("#site tbody tr").first
+    assert row.locator("td").all_text_contents() == ["<s>", "-4,000", "5", "0", "0"]
+
+
+def test_without_experts_their_explorer_says_so_in_a_sentence(shown):
+    assert shown.finding("experts").startswith("No run here holds numbers of single experts")

@@ -68,7 +68,9 @@ function frame(body, { title, height = 320, left = 70, right = 18, top = 14, bot
   for (const [value, text] of x.ticks || ticksOf(x, Math.max(2, Math.floor((edge.right - left) / 72)))) {
     const px = at.x(value);
     line(px, text === null ? edge.bottom : top, px, edge.bottom + (text === null ? 3 : 5), text === null ? "axis" : "grid");
-    if (text !== null) svg.append(node("text", { x: px, y: edge.bottom + 18, "text-anchor": "middle", class: "soft" }, text));
+    if (text === null) continue;
+    const over = px + text.length * 3.6 > width; // a label at the edge stays inside
+    svg.append(node("text", { x: over ? width : px, y: edge.bottom + 18, "text-anchor": over ? "end" : "middle", class: "soft" }, text));
   }
   for (const [value, text] of y.ticks || ticksOf(y, Math.max(2, Math.floor((edge.bottom - top) / 30)))) {
     const py = at.y(value);

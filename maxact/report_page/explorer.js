@@ -38,7 +38,7 @@ function explorer(id, title, make) {
   };
 
   // stops: () => ascending values. Gives a function that reads the stop nearest to what the link says.
-  self.slider = (key, label, stops, fallback, text) => {
+  self.slider = (key, label, stops, fallback, text, visible = () => true) => {
     const input = el("input", { type: "range", name: `${id}.${key}`, min: 0, step: 1 }), output = el("output");
     const place = () => {
       const all = stops(), wanted = Number(link.get(`${id}.${key}`, fallback()));
@@ -52,6 +52,7 @@ function explorer(id, title, make) {
     input.addEventListener("input", () => change(key, stops()[input.value], fallback()));
     const control = el("label", { className: "control" }, el("span", {}, label + " ", output), input);
     add(control, () => {
+      control.hidden = !visible();
       input.max = stops().length - 1;
       input.value = place();
       output.textContent = text(value());
@@ -130,4 +131,9 @@ function redrawAll() {
   document.documentElement.removeAttribute("data-drawn");
   for (const e of EXPLORERS) e.stale = true;
   drawStale();
+}
+
+// Stops of a slider, four to the octave, from 2^from to 2^to.
+function octaves(from, to) {
+  return Array.from({ length: (to - from) * 4 + 1 }, (_, i) => 2 ** (from + i / 4));
 }

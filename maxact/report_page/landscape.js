@@ -27,12 +27,12 @@ explorer("landscape", "The landscape", (self) => {
     const step = 24, narrow = body.clientWidth < 560;
     const left = narrow ? 122 : 196, most = narrow ? 17 : 30;
     const plot = frame(body, {
-      title: "M by run, bars on a log axis", height: rows.length * step + 88, left, right: 74, top: 38,
+      title: "M by run, bars on a log axis", height: rows.length * step + 88, left, right: 74, top: narrow ? 52 : 38,
       x, y: { min: 0, max: rows.length, ticks: [] },
     });
-    limit(plot, "x", 448, "448 E4M3", { dy: 10 });
-    limit(plot, "x", 57344, "57,344 E5M2", { anchor: "end", dx: 0, dy: -4 });
-    limit(plot, "x", 65504, "65,504 fp16", { anchor: narrow ? "end" : "start", dx: 0, dy: 10 });
+    limit(plot, "x", 448, "448 E4M3", { dy: 10, dx: narrow ? 0 : 5, anchor: narrow ? "middle" : "start" });
+    limit(plot, "x", 57344, "57,344 E5M2", { anchor: "end", dx: narrow ? 40 : 0, dy: narrow ? -18 : -4 });
+    limit(plot, "x", 65504, "65,504 fp16", { anchor: narrow ? "end" : "start", dx: narrow ? 40 : 0, dy: narrow ? -4 : 10 });
     const marks = rows.map((c, i) => {
       const y = plot.edge.top + i * step + step / 2, end = plot.x(c.M), colour = FAMILIES.indexOf(c.family) % 8;
       const name = c.name.length > most ? c.name.slice(0, most - 1) + "…" : c.name;

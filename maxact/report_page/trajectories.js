@@ -64,7 +64,7 @@ explorer("trajectories", "Trajectories", (self) => {
     runKey(body, lines.map((line) => line.run));
     if (field === "absmax") {
       body.append(el("p", { className: "soft small" }, "Jump: the largest step between neighbouring layers, if it is at least a factor 4 and half of the whole rise in logarithms. Plateau: more than half of the layers from there on hold at least a quarter of the peak."));
-      return (sentences.length ? sentences.slice(0, 4).join(". ") : `${name} has fewer than three layers with a value`) + ".";
+      return (sentences.length ? sentences.slice(0, 4).join(".\n") : `${name} has fewer than three layers with a value`) + ".";
     }
     const top = lines.flatMap((line) => line.sites).filter((s) => s[field] !== null).reduce((a, b) => (a && a[field] >= b[field] ? a : b), null);
     return top ? `The largest ${field} of ${name} is ${number(top[field])}, in ${top.name} of ${top.run.label}.` : "No value here.";
@@ -87,10 +87,12 @@ function siteRows(site) {
 function runKey(body, runs) {
   if (runs.length < 2) return;
   const key = el("p", { className: "small" });
-  for (const run of runs) {
-    const line = node("svg", { width: 26, height: 10, "aria-hidden": "true" });
-    line.append(node("line", { x1: 0, x2: 26, y1: 5, y2: 5, class: `c${run.colour}`, stroke: "currentColor", "stroke-width": 3, "stroke-dasharray": run.dash }));
-    key.append(el("span", { className: "key" }, line, run.label));
-  }
+  for (const run of runs) key.append(lineKey(run.label, run.colour, run.dash));
   body.append(key);
+}
+
+function lineKey(text, colour, dash) {
+  const line = node("svg", { width: 26, height: 10, "aria-hidden": "true" });
+  line.append(node("line", { x1: 0, x2: 26, y1: 5, y2: 5, class: `c${colour}`, stroke: "currentColor", "stroke-width": 3, "stroke-dasharray": dash }));
+  return el("span", { className: "key" }, line, text);
 }

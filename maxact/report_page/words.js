@@ -23,7 +23,7 @@ function decibel(value) {
 function percent(share) {
   if (share === null || Number.isNaN(share)) return "–";
   if (share === 0) return "0 %";
-  return number(share * 100, 3) + " %";
+  return number(share * 100, share > 0.999 && share < 1 ? 7 : 3) + " %";
 }
 
 function factor(value) {
