@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from . import cli_corpus, cli_runs
+from . import cli_corpus, cli_runs, cli_sweep
 from .cli_model import (
     Attn,
     Backend,
@@ -40,6 +40,7 @@ app = typer.Typer(
 )
 
 app.add_typer(cli_runs.app)
+app.add_typer(cli_sweep.app)
 app.add_typer(cli_corpus.app, name="corpus")
 
 # Click's, or that of the copy of click inside newer versions of typer.

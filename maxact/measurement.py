@@ -150,7 +150,7 @@ def measure(
             "wall_s": round(seconds, 3),
             "identity": of,
             "shard": list(shard),
-            "token_text": _token_text(probe, encoded, tokenizer),
+            "token_text": token_text(probe, encoded, tokenizer),
         }
         | (provenance or {}),
     )
@@ -172,7 +172,7 @@ def environment(device: torch.device, probe: Probe | None = None) -> dict:
     return values
 
 
-def _token_text(probe: Probe, encoded: list[Encoded], tokenizer) -> dict[str, dict]:
+def token_text(probe: Probe, encoded: list[Encoded], tokenizer) -> dict[str, dict]:
     """Id and text of every token that stands in a site's top-k, so that a run can be read without the corpus."""
     by_index = {e.index: e.ids for e in encoded}
     found: dict[str, dict] = {}

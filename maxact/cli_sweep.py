@@ -1,0 +1,88 @@
+"""The command `maxact sweep`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .cli_model import (
+    Attn,
+    Backend,
+    Device,
+    Dtype,
+    ModelName,
+    Output,
+    Overwrite,
+    Revision,
+    Sites,
+    TokensPerBatch,
+    TopK,
+    TrustRemoteCode,
+    check_place,
+    chosen_sites,
+    output_for,
+    save_run,
+)
+from .terminal import AsJson, console, note, print_json, progress
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: maxact sweep smollm2-135m --output runs/smollm2-sweep")
+def sweep(
+    model: ModelName,
+    output: Output = None,
+    overwrite: Overwrite = False,
+    sites: Sites = "default",
+    bos: Annotated[bool, typer.Option("--bos", help="Each token after the BOS token, which is not counted.")] = False,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    attn: Attn = None,
+    revision: Revision = None,
+    trust_remote_code: TrustRemoteCode = False,
+    tokens_per_batch: TokensPerBatch = 8192,
+    topk: TopK = 100,
+    backend: Backend = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure every token of the vocabulary as the first: the exact maximum over position 0, and whose it is.
+
+    Position 0 of a causal decoder sees only itself, so this is all that can stand there; that is tried out first.
+    """
+    output = output_for(model, output, "-sweep")
+    check_place(output, overwrite)
+
+    from .models import load_model
+    from .show_sweep import print_sweep
+    from .sweep import sweep as run_sweep
+
+    loaded = load_model(
+        model,
+        dtype=dtype,
+        device=device,
+        attn=attn,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        progress=note,
+    )
+    with progress() as on_progress:
+        run = run_sweep(
+            loaded.model,
+            loaded.tokenizer,
+            sites=chosen_sites(sites),
+            bos=bos,
+            tokens_per_batch=tokens_per_batch,
+            topk=topk,
+            backend=backend,
+            provenance={"model": loaded.provenance},
+            on_progress=on_progress,
+            on_note=note,
+        )
+    save_run(run, output, overwrite)
+    if as_json:
+        print_json(run.to_json())
+    else:
+        print_sweep(run, console())
+    if run.partial:
+        raise typer.Exit(130)

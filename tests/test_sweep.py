@@ -1,0 +1,111 @@
+"""A sweep sees each token of the vocabulary once, at position 0, and finds the largest of them all with its token."""
+
+import json
+
+import pytest
+import torch
+from test_cli import maxact, model_directory  # noqa: F401
+from test_measure import Faulty, Letters
+from tiny_models import VOCAB, one_thread, tiny  # noqa: F401
+
+from maxact.run import Run
+from maxact.sweep import sees_only_itself, sweep
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny("llama")
+
+
+def largest_by_token(model, front=()) -> dict[str, torch.Tensor]:
+    """|x| of each layer's output at the last position, the largest of each token, one forward pass a token."""
+    found: dict[str, list[float]] = {}
+    for id in range(VOCAB):
+        with torch.inference_mode():
+            out = model(torch.tensor([[*front, id]]), output_hidden_states=True)
+        for i in (0, 1):  # the last entry is after the final norm
+            found.setdefault(f"layer_{i}_hidden", []).append(out.hidden_states[i + 1][0, -1].abs().max().item())
+    return {name: torch.tensor(values) for name, values in found.items()}
+
+
+@pytest.mark.parametrize("bos", [False, True])
+def test_it_is_the_largest_of_every_token_on_its_own(model, bos):
+    run = sweep(model, Letters(), bos=bos, tokens_per_batch=14)
+    assert run.provenance["n_tokens"] == VOCAB and all(s.n_tokens == VOCAB for s in run.sites.values())
+    assert run.provenance["sweep"]["position"] == int(bos)
+    for name, values in largest_by_token(model, [1] * bos).items():
+        assert run.sites[name].absmax == pytest.approx(values.max().item(), rel=1e-5)
+        tokens = run.provenance["sweep"]["sites"][name]
+        assert [t["id"] for t in tokens] == values.argsort(descending=True)[: len(tokens)].tolist()
+        assert tokens[0]["text"] == f"<{tokens[0]['id']}>" and len({t["id"] for t in tokens}) == len(tokens)
+        assert {int(token) & 0xFFFFFFFF for token in run.sites[name].topk.token_ids} == {int(bos)}
+
+
+def test_no_text_has_more_at_position_0(model):
+    run = sweep(model, Letters())
+    assert run.provenance["sweep"]["exhaustive"] is True
+    ids = torch.randint(VOCAB, (500, 6), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        hidden = model(ids, output_hidden_states=True).hidden_states[2]
+    assert hidden[:, 0].abs().max() <= run.sites["layer_1_hidden"].absmax * (1 + 1e-5)
+
+
+class Bidirectional(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding = torch.nn.Embedding(VOCAB, 8)
+
+    def forward(self, input_ids, use_cache):
+        x = self.embedding(input_ids)
+        return (x + x.mean(1, keepdim=True),)
+
+
+def test_a_model_whose_first_position_sees_what_follows_is_found_out(model):
+    assert sees_only_itself(model.model, VOCAB)
+    assert not sees_only_itself(Bidirectional(), VOCAB)
+
+
+def test_an_interrupted_sweep_holds_whole_batches_and_is_not_exhaustive(model):
+    with Faulty(model, lambda calls, output: calls == 5, KeyboardInterrupt()):  # two calls try out what position 0 sees
+        run = sweep(model, Letters(), tokens_per_batch=10)
+    assert run.partial and run.provenance["sweep"]["exhaustive"] is False
+    assert run.provenance["n_tokens"] == 20 and all(s.n_tokens == 20 for s in run.sites.values())
+
+
+def test_a_batch_too_large_for_memory_is_halved(model):
+    whole, notes = sweep(model, Letters()), []
+    too_large = Faulty(model, lambda calls, output: len(output) > 12, torch.OutOfMemoryError("CUDA out of memory"))
+    with too_large:
+        run = sweep(model, Letters(), on_note=notes.append)
+    assert "did not fit in memory" in notes[0] and run.provenance["n_tokens"] == VOCAB
+    assert run.sites["embedding_output"].counts.tobytes() == whole.sites["embedding_output"].counts.tobytes()
+
+
+def test_rows_of_the_embedding_that_no_token_names_are_left_out():
+    model = tiny("llama", vocab_size=VOCAB + 24)
+    assert sweep(model, Letters(), sites=["embedding_output"]).provenance["n_tokens"] == VOCAB
+
+
+def test_bad_options_are_refused(model):
+    with pytest.raises(ValueError, match="tokens_per_batch: 1, expected at least 2"):
+        sweep(model, Letters(), bos=True, tokens_per_batch=1)
+    without = Letters()
+    without.bos_token_id = None
+    with pytest.raises(ValueError, match="has no BOS token"):
+        sweep(model, without, bos=True)
+
+
+def test_the_command_leaves_a_run_and_shows_its_tokens(model_directory, tmp_path, capsys):  # noqa: F811
+    out, err = maxact("sweep", model_directory, "-o", tmp_path / "run", capsys=capsys)
+    assert "31 of 31 tokens, each alone at position 0" in out and "Exhaustive" in out and "Written to" in err
+    run = Run.load(tmp_path / "run")
+    tokens = run.provenance["sweep"]["sites"][run.peaks()[0].site]
+    assert tokens[0]["absmax"] == run.M and tokens[0]["id"] == run.peaks()[0].sample
+    assert "\x1b" not in out
+    assert "corpus vocabulary" in maxact("show", tmp_path / "run", capsys=capsys)[0]
+    args = ("sweep", model_directory, "-o", tmp_path / "bos", "--bos", "--json")
+    record = json.loads(maxact(*args, capsys=capsys)[0])
+    assert record["sweep"]["position"] == 1 and record["M"] == Run.load(tmp_path / "bos").M
+    assert "holds a run already" in maxact("sweep", model_directory, "-o", tmp_path / "run", code=2, capsys=capsys)[1]
