@@ -97,6 +97,7 @@ class Probe:
         self._states = SiteStates(options)
         self._entered: nn.Module | None = None  # the outermost module of the forward pass that is running
         self._tokens: Tokens | None = None  # of that forward pass
+        self._seen: set[str] = set()  # the sites that have fired in that forward pass
         self._pending = Named()  # from batch()
         self._namer = namer
         self._latest: Snapshot | None = None
@@ -251,8 +252,9 @@ class Probe:
 
     def _add_hooks(self) -> None:
         # The decoder may be called on its own, without the LM head, and so may what lies between it and the model.
+        # Where an encoder lies beside the decoder, the model is called with the encoder's tokens.
         names = self.site_map.decoder.split(".") if self.site_map.decoder else []
-        for i in range(len(names) + 1):
+        for i in range(len(names) if self.site_map.has_encoder else 0, len(names) + 1):
             module = self.model.get_submodule(".".join(names[:i]))
             self._parameters[module] = list(inspect.signature(module.forward).parameters)
             self._handles.append(module.register_forward_pre_hook(self._enter, with_kwargs=True))
@@ -289,6 +291,7 @@ class Probe:
 
     def _leave(self) -> None:
         self._entered = self._tokens = None
+        self._seen.clear()
 
     def _see_input(self, site: Site, module: nn.Module, args: tuple, kwargs: dict) -> None:
         self._see(site, (*args, *kwargs.values()))
@@ -297,14 +300,22 @@ class Probe:
         self._see(site, output)
 
     def _see(self, site: Site, value) -> None:
-        """Fold the tensor, or the first of a tuple, into the site's state."""
+        """Fold the tensor, or the one of a tuple that the site names, into its state."""
         if self._tokens is None:
             return  # the module was called on its own, or again for the backward pass (gradient checkpointing)
-        x = value[0] if isinstance(value, (tuple, list)) and value else value
+        if site.name in self._seen:
+            raise ValueError(
+                f"{site.name}: {site.path} runs more than once in a forward pass, and its tokens would count as often; "
+                "choose sites without it"
+            )
+        self._seen.add(site.name)
+        x = _picked(site, value)
         if not isinstance(x, torch.Tensor):
             raise TypeError(f"{site.name}: {site.path} has a {type(x).__name__} as {site.end}, expected a tensor")
         if site.first_half:
             x = x[..., : x.shape[-1] // 2]
+        if site.kind == "hidden" and x.ndim == 4:  # the residual stream is several streams
+            x = (x.movedim(0, 2) if site.streams_first else x).flatten(2)
         self._fold(site, self._states.fold, x, self._tokens)
 
     def _tokens_like(self, x: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor] | None:
@@ -319,6 +330,15 @@ class Probe:
             fold(site, *args)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{site.name}: {error}") from None
+
+
+def _picked(site: Site, value):
+    """The tensor of a site in what its module gave or was given."""
+    if not isinstance(value, (tuple, list)) or not value:
+        return value
+    if site.n_experts is None:
+        return value[site.element]
+    return next((x for x in value if x.shape[-1] == site.n_experts and x.is_floating_point()), value[0])
 
 
 def _is_ours(hook) -> bool:

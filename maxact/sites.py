@@ -1,39 +1,31 @@
-"""Where in a model the sites are: one way of looking, one table of names. A model family is a row, not a function."""
+"""The sites of a model: which there are, what they are called, which end of which module they are."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import groupby
 from typing import NamedTuple
 
 from torch import nn
 
-# Under which names a part lies in its parent; the first that is there counts.
-NAMES = {
-    "layers": ("layers", "h", "blocks", "block", "layer"),
-    "final norm": ("norm", "ln_f", "final_layernorm", "final_layer_norm"),
-    "attention": ("self_attn", "attn", "attention", "self_attention", "linear_attn"),
-    "query projection": ("q_proj", "qkv_proj", "c_attn", "query_key_value", "Wqkv", "in_proj_qkv"),
-    "output projection": ("o_proj", "c_proj", "out_proj", "dense", "Wo", "wo"),
-    "MLP": ("mlp", "feed_forward", "ffn", "block_sparse_moe"),
-    "up projection": ("up_proj", "gate_up_proj", "c_fc", "fc1", "fc_in", "dense_h_to_4h", "w1"),
-    "gate projection": ("gate_proj", "gate_up_proj", "w1"),
-    "down projection": ("down_proj", "c_proj", "fc2", "fc_out", "dense_4h_to_h", "w2"),
-    "router": ("gate", "router"),
-}
-BESIDE = {"w1": "w3"}  # w1 is a gate only where w3 goes up: Qwen 1 calls its gate w2
-GATE_FIRST = ("gate_up_proj",)  # one projection for both; the gate is the first half of its features
+from .parts import GATE_FIRST, Skeleton, find_part, find_skeleton, recorders, step
+
+_MLP_OUTPUT = (("MLP result",), ("MLP",), ("down projection of the layer",))
+_SHARED = (("MLP", "shared expert"), ("shared expert",))
+_SHARED_GATE = tuple((*way, "gate projection") for way in _SHARED)
+_SHARED_ACT = tuple((*way, "down projection") for way in _SHARED)
 
 
 class Kind(NamedTuple):
     """One row: the sites of one kind."""
 
     site: str  # the site's name; with {i}, one a layer
-    parts: tuple[str, ...]  # the way from the decoder, or from the layer, by keys of NAMES
+    ways: tuple[tuple[str, ...], ...]  # from the decoder, or from the layer, by names of parts; the first that leads counts
     end: str  # the module's "input" or "output"
-    default: bool  # in the set "default"; "gemm" holds all
+    default: bool = False  # in the set "default"; "gemm" holds all
+    rare: bool = False  # of few models: a model without any says nothing of it
 
     @property
     def name(self) -> str:
@@ -41,19 +33,30 @@ class Kind(NamedTuple):
 
 
 # In the order in which a model computes them. Attention and MLP outputs are what the module gives: where a norm stands
-# between it and the residual stream (Gemma 2 and 3, OLMo 2), before that norm.
+# between it and the residual stream (Gemma 2 and 3, OLMo 2), before that norm. A block that mixes tokens by other means
+# (SSM, linear attention, convolution) counts as attention; the second of two in one layer is called `_2`.
 KINDS = (
-    Kind("embedding_output", ("embedding",), "output", True),
-    Kind("layer_{i}_attn_input", ("attention", "query projection"), "input", False),
-    Kind("layer_{i}_o_input", ("attention", "output projection"), "input", False),
-    Kind("layer_{i}_attn_output", ("attention",), "output", True),
-    Kind("layer_{i}_mlp_input", ("MLP", "up projection"), "input", False),
-    Kind("layer_{i}_moe_gate", ("MLP", "router"), "output", True),
-    Kind("layer_{i}_mlp_gate", ("MLP", "gate projection"), "output", True),
-    Kind("layer_{i}_mlp_act", ("MLP", "down projection"), "input", False),
-    Kind("layer_{i}_mlp_output", ("MLP",), "output", True),
-    Kind("layer_{i}_hidden", (), "output", True),
-    Kind("final_layernorm", ("final norm",), "output", True),
+    Kind("embedding_output", (("embedding",),), "output", default=True),
+    Kind("layer_{i}_attn_input", (("attention", "query projection"),), "input"),
+    Kind("layer_{i}_o_input", (("attention result",), ("attention", "output projection")), "input"),
+    Kind("layer_{i}_attn_output", (("attention result",), ("attention",)), "output", default=True),
+    Kind("layer_{i}_attn_input_2", (("second attention", "query projection"),), "input", rare=True),
+    Kind("layer_{i}_o_input_2", (("second attention", "output projection"),), "input", rare=True),
+    Kind("layer_{i}_attn_output_2", (("second attention",),), "output", default=True, rare=True),
+    Kind("layer_{i}_cross_attention_output", (("cross-attention result",), ("cross-attention",)), "output", True, True),
+    Kind("layer_{i}_mlp_input", (("MLP", "up projection"), ("up projection of the layer",)), "input"),
+    Kind("layer_{i}_moe_gate", (("MLP", "router"), ("router",)), "output", default=True),
+    Kind("layer_{i}_mlp_gate", (("MLP", "gate projection"),), "output", default=True),
+    Kind("layer_{i}_mlp_act", (("MLP", "down projection"), ("down projection of the layer",)), "input"),
+    Kind("layer_{i}_shared_expert_gate", _SHARED_GATE, "output", default=True, rare=True),
+    Kind("layer_{i}_shared_expert_act", _SHARED_ACT, "input", rare=True),
+    Kind("layer_{i}_shared_expert_output", _SHARED, "output", default=True, rare=True),
+    Kind("layer_{i}_mlp_output", _MLP_OUTPUT, "output", default=True),
+    Kind("layer_{i}_mlp_gate_2", (("second MLP", "gate projection"),), "output", default=True, rare=True),
+    Kind("layer_{i}_mlp_act_2", (("second MLP", "down projection"),), "input", rare=True),
+    Kind("layer_{i}_mlp_output_2", (("second MLP",),), "output", default=True, rare=True),
+    Kind("layer_{i}_hidden", ((),), "output", default=True),
+    Kind("final_layernorm", (("final norm",),), "output", default=True),
 )
 SETS = ("default", "gemm")
 
@@ -68,6 +71,9 @@ class Site:
     path: str  # of the module, for model.get_submodule
     end: str  # "input" (the first argument) or "output" (the tensor, or the first of a tuple)
     first_half: bool = False  # only the first half of the features
+    element: int = 0  # which element of the output, where this is a tuple
+    n_experts: int | None = None  # the width of a router's logits, where the model does not say which element they are
+    streams_first: bool = False  # [streams, B, S, d] instead of [B, S, streams, d]; all streams of a token are its features
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,7 @@ class SiteMap:
     notes: dict[str, str]  # by kind, for every kind that was asked for: why layers (or all) have none; "" if all have
     decoder: str  # path of the decoder
     layers: str  # path of the list of layers
+    has_encoder: bool = False  # what the model is called with are tokens of its encoder, not of its decoder
 
 
 def find_sites(model: nn.Module, sites: str | Iterable[str] = "default") -> SiteMap:
@@ -91,23 +98,23 @@ def find_sites(model: nn.Module, sites: str | Iterable[str] = "default") -> Site
     if patterns is not None and not (patterns and all(isinstance(pattern, str) for pattern in patterns)):
         raise ValueError(f"sites: {patterns!r}, expected at least one site name or pattern")
 
-    look = _Look(model)
+    skeleton = find_skeleton(model)
     found: list[Site] = []
     missing: dict[str, dict[str, list[int | None]]] = {}  # by kind, then by reason: the layers
-    for kind, layer in _in_order(len(look.layers)):
+    for kind, layer in _in_order(len(skeleton.layers)):
         if sites == "default" and not kind.default:
             continue
         reasons = missing.setdefault(kind.name, {})
         try:
-            found.append(look.site(kind, layer))
+            found.append(_site(skeleton, kind, layer))
         except LookupError as error:
             reasons.setdefault(error.args[0], []).append(layer)
     if patterns is not None:
         found = _matching(found, patterns, model)
-        kinds = {site.kind for site in found}
-        missing = {kind: reasons for kind, reasons in missing.items() if kind in kinds}
-    notes = {kind: _note(reasons, len(look.layers)) for kind, reasons in missing.items()}
-    return SiteMap(tuple(found), notes, look.decoder_path, look.layers_path)
+        missing = {kind: reasons for kind, reasons in missing.items() if any(site.kind == kind for site in found)}
+    kinds = {site.kind for site in found} | {kind.name for kind in KINDS if not kind.rare}
+    notes = {kind: _note(reasons, len(skeleton.layers)) for kind, reasons in missing.items() if kind in kinds}
+    return SiteMap(tuple(found), notes, skeleton.decoder_path, skeleton.layers_path, skeleton.has_encoder)
 
 
 def _in_order(n_layers: int) -> Iterator[tuple[Kind, int | None]]:
@@ -135,107 +142,39 @@ def _matching(found: list[Site], patterns: list[str], model: nn.Module) -> list[
     return [site for site in found if any(fnmatchcase(site.name, pattern) for pattern in patterns)]
 
 
-class _Look:
-    """Finds parts: first by the classes that the model itself names for its recorders, then by NAMES."""
-
-    def __init__(self, model: nn.Module):
-        self.model = model
-        self.decoder = _decoder(model)
-        self.decoder_path = next(path for path, module in model.named_modules() if module is self.decoder)
-        self.layers_path, self.layers = self._find_layers()
-
-    def site(self, kind: Kind, layer: int | None) -> Site:
-        """One site; LookupError with the reason if the model has none."""
-        if layer is None:
-            path, module = self.decoder_path, self.decoder
-        else:
-            path, module = _join(self.layers_path, str(layer)), self.layers[layer]
-        for part in kind.parts:
-            path, module = self._part(path, module, part)
-        first_half = kind.parts[-1:] == ("gate projection",) and path.rpartition(".")[2] in GATE_FIRST
-        return Site(kind.site.format(i=layer), kind.name, layer, path, kind.end, first_half)
-
-    def _part(self, path: str, parent: nn.Module, part: str) -> tuple[str, nn.Module]:
-        if part == "embedding":
-            return self._embedding()
-        if part == "attention":
-            for below, module in parent.named_modules():
-                if below and self._is_recorded("attentions", _join(path, below), module):
-                    return _join(path, below), module
-        for name in NAMES[part]:
-            module = parent._modules.get(name)
-            if module is not None and (part != "gate projection" or BESIDE.get(name, name) in parent._modules):
-                return _join(path, name), module
-        raise LookupError(f"no {part} in {type(parent).__name__} (looked for {', '.join(NAMES[part])})")
-
-    def _embedding(self) -> tuple[str, nn.Module]:
-        for model in (self.decoder, self.model):
-            try:
-                embedding = model.get_input_embeddings()
-            except (AttributeError, NotImplementedError):
-                continue
-            for path, module in self.model.named_modules():
-                if module is embedding:
-                    return path, module
-        raise LookupError(f"{type(self.model).__name__}.get_input_embeddings() names no module")
-
-    def _find_layers(self) -> tuple[str, nn.ModuleList]:
-        lists = [
-            (path, module)
-            for path, module in self.decoder.named_modules()
-            if isinstance(module, nn.ModuleList) and len(module)
-        ]
-        for path, layers in lists:
-            if any(self._is_recorded("hidden_states", _join(path, str(i)), layer) for i, layer in enumerate(layers)):
-                return self._checked(path, layers)
-        for name in NAMES["layers"]:
-            for path, layers in sorted(lists, key=lambda item: item[0].count(".")):  # outermost first
-                if path.rpartition(".")[2] == name:
-                    return self._checked(path, layers)
-        raise ValueError(
-            f"{type(self.model).__name__}: no layers found; looked in {type(self.decoder).__name__} for a ModuleList "
-            f"of the class that _can_record_outputs names, then for one named {', '.join(NAMES['layers'])}"
-        )
-
-    def _checked(self, path: str, layers: nn.ModuleList) -> tuple[str, nn.ModuleList]:
-        path = _join(self.decoder_path, path)
-        config = getattr(self.decoder, "config", None)
-        for name in ("decoder_layers",) * bool(getattr(config, "is_encoder_decoder", False)) + ("num_hidden_layers",):
-            expected = getattr(config, name, None)
-            if isinstance(expected, int):
-                # More is right: some remote code appends layers for multi-token prediction.
-                if len(layers) < expected:
-                    raise ValueError(
-                        f"{type(self.model).__name__}: {len(layers)} layers found in {path}, but config.{name} is "
-                        f"{expected}; if layers were taken out on purpose, set the config to match"
-                    )
-                break
-        return path, layers
-
-    def _is_recorded(self, what: str, path: str, module: nn.Module) -> bool:
-        """Whether `_can_record_outputs` of the decoder names this module as a source of `what`."""
-        return any(
-            isinstance(module, cls) and (not under or f".{under.strip('.')}." in f".{path}.")
-            for cls, under in _recorders(self.decoder, what)
-        )
+def _site(skeleton: Skeleton, kind: Kind, layer: int | None) -> Site:
+    """One site; LookupError with the reason if the model has none."""
+    reasons = []
+    for way in kind.ways:
+        try:
+            path, module = _follow(skeleton, way, layer)
+            break
+        except LookupError as error:
+            reasons.append(error.args)
+    else:
+        raise LookupError(max(reasons, key=lambda reason: reason[1])[0])  # of the way that led furthest
+    site = Site(kind.site.format(i=layer), kind.name, layer, path, kind.end)
+    if way[-1:] == ("gate projection",):
+        return replace(site, first_half=path.rpartition(".")[2] in GATE_FIRST)
+    if way[-1:] == ("router",):
+        for cls, _, element in recorders(skeleton.decoder, "router_logits"):
+            if isinstance(module, cls):
+                return replace(site, element=element)
+        return replace(site, n_experts=next((p.shape[0] for p in module.parameters() if p.ndim == 2), None))
+    if kind.name == "hidden":
+        return replace(site, streams_first=hasattr(getattr(skeleton.decoder, "config", None), "altup_num_inputs"))
+    return site
 
 
-def _decoder(model: nn.Module) -> nn.Module:
-    try:
-        decoder = model.get_decoder()
-    except (AttributeError, NotImplementedError):
-        return model
-    return decoder if any(module is decoder for module in model.modules()) else model
-
-
-def _recorders(decoder: nn.Module, what: str) -> Iterator[tuple[type, str | None]]:
-    """(class, part of the path or None): an entry is a class, a recorder of one, or a list of these."""
-    entry = (getattr(decoder, "_can_record_outputs", None) or {}).get(what, ())
-    for one in entry if isinstance(entry, (list, tuple)) else (entry,):
-        cls = getattr(one, "target_class", one)
-        if isinstance(cls, type):
-            yield cls, getattr(one, "layer_name", None)
-
-
-def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path and name else path or name
+def _follow(skeleton: Skeleton, way: tuple[str, ...], layer: int | None) -> tuple[str, nn.Module]:
+    """The module at the end of a way; LookupError with the reason and how many parts of the way were there."""
+    if layer is None:
+        path, module = skeleton.decoder_path, skeleton.decoder
+    else:
+        path, module = step(skeleton.layers_path, skeleton.layers, str(layer))
+    for n, part in enumerate(way):
+        try:
+            path, module = find_part(skeleton, path, module, part)
+        except LookupError as error:
+            raise LookupError(error.args[0], n) from None
+    return path, module

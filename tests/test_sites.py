@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from maxact.hooks import attach
+from maxact.parts import NAMES
 from maxact.sites import find_sites
 from maxact_kernels import fused_probe
 
@@ -185,7 +186,8 @@ def test_any_module_with_a_list_of_layers_will_do():
 
 def test_kinds_that_a_model_lacks_are_noted_with_a_reason():
     notes = find_sites(tiny("gpt2")).notes
-    assert notes["mlp_gate"] == "no gate projection in GPT2MLP (looked for gate_proj, gate_up_proj, w1)"
+    looked_for = ", ".join(NAMES["gate projection"])
+    assert notes["mlp_gate"] == f"no gate projection in GPT2MLP (looked for {looked_for})"
     assert notes["moe_gate"] == "no router in GPT2MLP (looked for gate, router)"
     assert {kind for kind, note in notes.items() if not note} == {
         "embedding_output", "attn_output", "mlp_output", "hidden", "final_layernorm"
@@ -197,7 +199,7 @@ def test_layers_that_lack_a_part_are_noted_by_number():
     del model.model.layers[1].mlp
     site_map = find_sites(model)
     assert "layer_1_mlp_output" not in [site.name for site in site_map.sites]
-    assert site_map.notes["mlp_output"].startswith("layers 1: no MLP in LlamaDecoderLayer (looked for mlp, ")
+    assert site_map.notes["mlp_output"].startswith("layers 1: no MLP in LlamaDecoderLayer (looked for mlps.0, mlp, ")
 
 
 def test_names_and_patterns_choose_sites_in_the_order_of_the_model():

@@ -1,0 +1,257 @@
+"""What each model type should show, written down: one row for those that are alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+# The kinds of a layer's sites in the order of the model, a letter each; `hidden` ends every layer.
+KINDS = {
+    "q": "attn_input", "o": "o_input", "a": "attn_output", "Q": "attn_input_2", "O": "o_input_2", "A": "attn_output_2",
+    "c": "cross_attention_output", "i": "mlp_input", "r": "moe_gate", "g": "mlp_gate", "d": "mlp_act",
+    "G": "shared_expert_gate", "D": "shared_expert_act", "S": "shared_expert_output", "m": "mlp_output",
+    "1": "mlp_gate_2", "2": "mlp_act_2", "M": "mlp_output_2",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """`kinds` and `added` say it for all layers, or per layer with commas: "2*qoam,qoarm" is three layers."""
+
+    kinds: str = "qoaigdm"
+    added: str | None = "+a +m"  # how a layer makes its output: +letter adds a site, ~norm through a norm, |norm alone
+    down: str | None = "mlp.down_proj"  # the down projection
+    layers: str = "model.layers"
+    ends: str = "ef"  # e: embedding_output, f: final_layernorm
+    norm: str | None = "model.norm"
+    merged: bool = False  # something lies between the last layer and the final norm
+    router: bool = True  # the logits are one matrix times the router's input
+
+    def of_layers(self, n_layers: int) -> list[str]:
+        return _spread(self.kinds, n_layers)
+
+    def steps(self, n_layers: int) -> list[list[str]]:
+        return [added.split() for added in _spread(self.added, n_layers)]
+
+    def sites(self, n_layers: int) -> list[str]:
+        layers = [
+            f"layer_{i}_{kind}"
+            for i, letters in enumerate(self.of_layers(n_layers))
+            for kind in [*(KINDS[letter] for letter in letters), "hidden"]
+        ]
+        embedding, final = ["embedding_output"] * ("e" in self.ends), ["final_layernorm"] * ("f" in self.ends)
+        return [*embedding, *layers, *final]
+
+
+def _spread(words: str, n_layers: int) -> list[str]:
+    spread = []
+    for word in words.split(","):
+        times, _, rest = word.rpartition("*")
+        spread += [rest] * int(times or 1)
+    return spread * n_layers if len(spread) == 1 else spread
+
+
+_moe = partial(Architecture, kinds="qoarm", down=None)
+_vl = partial(Architecture, layers="model.language_model.layers", norm="model.language_model.norm")
+_gpt = partial(Architecture, kinds="qoaidm", layers="transformer.h", norm="transformer.ln_f")
+_bert = partial(
+    Architecture,
+    kinds="qoaidm",
+    added="+a |attention.output.LayerNorm +m |output.LayerNorm",
+    down="output.dense",
+    layers="bert.encoder.layer",
+    ends="e",
+    norm=None,
+)
+_bart = partial(
+    Architecture,
+    kinds="qoaidm",
+    added="+a |self_attn_layer_norm +m |final_layer_norm",
+    down="fc2",
+    layers="model.decoder.layers",
+    ends="e",
+    norm=None,
+)
+_t5 = partial(
+    Architecture,
+    kinds="qoacidm",
+    added="+a +c +m",
+    down="layer.2.DenseReluDense.wo",
+    layers="decoder.block",
+    norm="decoder.final_layer_norm",
+)
+
+_ROWS = {
+    (
+        "bitnet cohere cohere2 cwm diffllama emu3 ernie4_5 gemma glm granite granite_swa helium internlm3 iquestcoder "
+        "llama ministral3 mistral olmo phi3 phi4_multimodal qwen2 qwen3 qwen3_5 qwen3_5_text seed_oss smollm3 "
+        "stablelm vaultgemma youtu evolla eurobert ultrabert hunyuan_v1_dense ministral"
+    ): Architecture(),
+    "afmoe": Architecture(kinds="qoaigdm,3*qoarGDSm", added="+a~post_attention_layernorm +m~post_mlp_layernorm"),
+    "apertus arcee jais2 nemotron": Architecture(kinds="qoaidm"),
+    (
+        "aria_text deepseek_v2 llama4 llama4_text minimax_m3_vl_text qwen2_moe qwen3_5_moe qwen3_5_moe_text "
+        "qwen3_next solar_open"
+    ): _moe(kinds="qoarGDSm"),
+    "axk1 axk2 exaone_moe glm4_moe_lite hy_v3 laguna": Architecture(kinds="qoaigdm,qoarGDSm,qoaigdm,qoarGDSm"),
+    "bart blenderbot-small marian mvp plbart trocr": _bart(),
+    "beam": Architecture(kinds="qoaigdm,qoarm,qoaigdm,qoarm", added=None),
+    "bert bert-generation big_bird": _bert(),
+    "bigbird_pegasus": _bart(added="+a +m", merged=True),
+    "biogpt": _gpt(down="fc2", layers="biogpt.layers", norm="biogpt.layer_norm"),
+    "blenderbot mbart pegasus whisper": _bart(added="+a +m", ends="ef", norm="model.decoder.layer_norm"),
+    "bloom falcon": _gpt(down="mlp.dense_4h_to_h"),
+    "camembert roberta xlm-roberta": _bert(layers="roberta.encoder.layer"),
+    "codegen gptj": _gpt(down="mlp.fc_out"),
+    (
+        "cohere2_moe gpt_oss granitemoe granitemoe_swa granitemoeshared mellum minimax_m2 mixtral olmoe phimoe "
+        "qwen3_moe hunyuan_v1_moe"
+    ): _moe(),
+    "ctrl": _gpt(kinds="qoam", down=None, norm="transformer.layernorm"),
+    "data2vec-text": _bert(layers="data2vec_text.encoder.layer"),
+    "deepseek_v3": Architecture(kinds="3*qoaigdm,qoarGDSm"),
+    "deepseek_v4": _moe(kinds="qoarGDSm", added=None, merged=True),
+    "doge minicpm3": Architecture(added=None),
+    "electra": _bert(layers="electra.encoder.layer"),
+    "ernie": _bert(layers="ernie.encoder.layer"),
+    "ernie4_5_moe glm4_moe": Architecture(kinds="qoaigdm,3*qoarGDSm"),
+    "exaone4 gemma2 gemma3_text gemma4_unified_text olmo2 olmo3": Architecture(
+        added="+a~post_attention_layernorm +m~post_feedforward_layernorm"
+    ),
+    "falcon_h1": Architecture(
+        kinds="qoaQOAigdm", added="+a +A +m", down="feed_forward.down_proj", norm="model.final_layernorm"
+    ),
+    "falcon_mamba mamba mamba2": _moe(kinds="qoa", added="+a", layers="backbone.layers", norm="backbone.norm_f"),
+    "flex_olmo": _moe(added="+a~post_attention_layernorm +m~post_feedforward_layernorm"),
+    "flint": Architecture(kinds="2*qoaigdm,2*qoarGDSm"),
+    "fuyu": _vl(kinds="qoaidm", down="mlp.dense_4h_to_h", norm="model.language_model.final_layernorm"),
+    "gemma3 gemma4_unified muse_glimmer shieldgemma2": _vl(
+        added="+a~post_attention_layernorm +m~post_feedforward_layernorm"
+    ),
+    "git": _bert(layers="git.encoder.layer"),
+    "glm4": Architecture(added="+a~post_self_attn_layernorm +m~post_mlp_layernorm"),
+    (
+        "got_ocr2 moss_transcribe_diarize aya_vision cohere2_vision cosmos3_omni deepseek_vl deepseek_vl_hybrid "
+        "internvl lighton_ocr llava llava_next llava_next_video llava_onevision minicpm_ocr minicpmv4_6 minicpmv4_7 "
+        "mistral3 ovis2 paligemma pp_chart2table qianfan_ocr qwen2_5_vl qwen2_vl qwen3_vl video_llama_3 video_llava "
+        "vipllava audioflamingo3 glmasr qwen2_audio qwen3_asr voxtral"
+    ): _vl(),
+    "gpt-sw3 gpt2 gpt_bigcode gpt_neo": _gpt(down="mlp.c_proj"),
+    "gpt_neox": _gpt(down="mlp.dense_4h_to_h", layers="gpt_neox.layers", norm="gpt_neox.final_layer_norm"),
+    "gpt_neox_japanese": _gpt(
+        added=None,
+        down="mlp.dense_4h_to_h",
+        layers="gpt_neox_japanese.layers",
+        norm="gpt_neox_japanese.final_layer_norm",
+    ),
+    "hy_v4": Architecture(kinds="qoaigdm,qoarGDSm,qoaigdm,qoarGDSm", added=None, merged=True),
+    "hyperclovax": Architecture(added="+a~post_norm1 +m~post_norm2"),
+    "inkling2_text": _moe(added=None, merged=True),
+    "inkling_text": _moe(kinds="qoarSm", added=None, router=False),
+    "jetmoe": _moe(kinds="arm"),
+    "kolibri1": _moe(kinds="qoarGDSm", added="+a~post_self_attn_layernorm +m~post_mlp_layernorm"),
+    "lfm2": Architecture(down="feed_forward.w2", norm="model.embedding_norm"),
+    "lfm3": Architecture(
+        added="+a~post_operator_norm +m~post_ffn_norm", down="feed_forward.w2", norm="model.embedding_norm"
+    ),
+    "longcat_flash": Architecture(kinds="qoaQOAigdm12M", added=None, down="mlps.0.down_proj"),
+    "mimo_v2_flash": Architecture(kinds="qoaigdm,qoarm,qoaigdm,qoarm"),
+    "minimax": _moe(added="|input_layernorm +a |post_attention_layernorm +m"),
+    "modernbert-decoder modernbert": Architecture(down="mlp.Wo", norm="model.final_norm"),
+    "moshi": Architecture(kinds="qoaidm", down="mlp.fc2"),
+    "mpt": _gpt(down="ffn.down_proj", layers="transformer.blocks", norm="transformer.norm_f"),
+    "nemotron_h": Architecture(
+        kinds="qoa,rDSm,qoa,idm", added="+a,+m,+a,+m", down="mixer.down_proj", norm="model.norm_f"
+    ),
+    "olmo_hybrid": Architecture(
+        added="+a +m,+a~post_attention_layernorm +m~post_feedforward_layernorm,+a +m,+a~post_attention_layernorm +m~post_feedforward_layernorm",
+    ),
+    "openai-gpt": _gpt(added="+a |ln_1 +m |ln_2", down="mlp.c_proj", ends="e", norm=None),
+    "opt": _bart(added="+a +m", ends="ef", norm="model.decoder.final_layer_norm"),
+    "persimmon": Architecture(kinds="qoaidm", down="mlp.dense_4h_to_h", norm="model.final_layernorm"),
+    "phi": Architecture(kinds="qoaidm", down="mlp.fc2", norm="model.final_layernorm"),
+    "recurrent_gemma": Architecture(down="mlp_block.down_proj", norm="model.final_norm"),
+    "rembert": _bert(layers="rembert.encoder.layer"),
+    "roberta-prelayernorm": _gpt(
+        down="output.dense", layers="roberta_prelayernorm.encoder.layer", norm="roberta_prelayernorm.LayerNorm"
+    ),
+    "roc_bert": _bert(layers="roc_bert.encoder.layer"),
+    "roformer": _bert(layers="roformer.encoder.layer"),
+    "rwkv": _moe(kinds="am", added="|pre_ln +a +m,3*+a +m", layers="rwkv.blocks", norm="rwkv.ln_out"),
+    "starcoder2": Architecture(kinds="qoaidm", down="mlp.c_proj"),
+    "xglm": Architecture(kinds="qoaidm", down="fc2", norm="model.layer_norm"),
+    "xlm-roberta-xl": _gpt(down="output.dense", layers="roberta.encoder.layer", norm="roberta.encoder.LayerNorm"),
+    "xmod": _bert(added=None, layers="roberta.encoder.layer"),
+    "zaya": _moe(added=None, router=False),
+    "aria minimax_m3_vl": _vl(kinds="qoarGDSm", down=None),
+    "granite_docling": Architecture(added=None, layers="model.text_model.layers", norm="model.text_model.norm"),
+    "hyperclovax_vision_v2": _vl(added="+a~post_norm1 +m~post_norm2"),
+    "idefics2 idefics3 smolvlm ultravbert": Architecture(
+        layers="model.text_model.layers", norm="model.text_model.norm"
+    ),
+    "kosmos-2.5": _gpt(down="ffn.fc2", layers="text_model.model.layers", norm="text_model.model.layer_norm"),
+    "lfm2_vl": _vl(down="feed_forward.w2", norm="model.language_model.embedding_norm"),
+    "lfm3_vl": _vl(
+        added="+a~post_operator_norm +m~post_ffn_norm",
+        down="feed_forward.w2",
+        norm="model.language_model.embedding_norm",
+    ),
+    "mistral_large4": _vl(kinds="qoaigdm,qoarGDSm,qoaigdm,qoarGDSm"),
+    "qwen3_vl_moe": _vl(kinds="qoarm", down=None),
+    "t5gemma2": Architecture(
+        added="+a~post_self_attn_layernorm +m~post_feedforward_layernorm",
+        layers="model.decoder.layers",
+        norm="model.decoder.norm",
+    ),
+    "encoder-decoder": _bert(layers="decoder.bert.encoder.layer"),
+    "led": _bart(
+        kinds="qoacidm",
+        added="+a |self_attn_layer_norm +c |encoder_attn_layer_norm +m |final_layer_norm",
+        layers="led.decoder.layers",
+    ),
+    "longt5 t5": _t5(),
+    "m2m_100 pegasus_x": _t5(down="fc2", layers="model.decoder.layers", norm="model.decoder.layer_norm"),
+    "mt5 umt5": _t5(kinds="qoacigdm"),
+    "nllb-moe": _bart(
+        kinds="3*qoacidm,qoacrm", added="+a +c +m", down="ffn.fc2", ends="ef", norm="model.decoder.layer_norm"
+    ),
+    "seamless_m4t seamless_m4t_v2": _t5(down="ffn.fc2", layers="text_decoder.layers", norm="text_decoder.layer_norm"),
+    "switch_transformers": _t5(kinds="qoacrm", down=None),
+    "t5gemma": Architecture(
+        kinds="qoacigdm",
+        added="+a~post_self_attn_layernorm +c~post_cross_attn_layernorm +m~post_feedforward_layernorm",
+        layers="model.decoder.layers",
+        norm="model.decoder.norm",
+    ),
+    "convbert": _bert(layers="convbert.encoder.layer"),
+    "deberta deberta-v2": _bert(layers="deberta.encoder.layer"),
+    "distilbert": _bert(
+        added="+a |sa_layer_norm +m |output_layer_norm", down="ffn.lin2", layers="distilbert.transformer.layer"
+    ),
+    "fnet": _bert(kinds="idm", added=None, layers="fnet.encoder.layer"),
+    "gte": Architecture(
+        added="+a |post_attention_layernorm +m |post_mlp_layernorm", layers="gte.layers", ends="e", norm=None
+    ),
+    "ibert": _bert(added=None, layers="ibert.encoder.layer"),
+    "jina_embeddings_v3": _bert(
+        added="+a |post_attention_layernorm +m |post_mlp_layernorm", down="mlp.fc2", layers="roberta.layers"
+    ),
+    "layoutlm": _bert(layers="layoutlm.encoder.layer"),
+    "mobilebert": _bert(added=None, layers="mobilebert.encoder.layer"),
+    "modernvbert": Architecture(down="mlp.Wo", layers="model.text_model.layers", norm="model.text_model.final_norm"),
+    "mpnet": _bert(added="+a |attention.LayerNorm +m |output.LayerNorm", layers="mpnet.encoder.layer"),
+    "mra": _bert(layers="mra.encoder.layer"),
+    "nomic_bert": Architecture(
+        added="+a |post_attention_layernorm +m |post_mlp_layernorm", layers="nomic_bert.layers", ends="e", norm=None
+    ),
+    "nystromformer": _bert(layers="nystromformer.encoder.layer"),
+    "tapas": _bert(layers="tapas.encoder.layer"),
+    "yoso": _bert(layers="yoso.encoder.layer"),
+    "bamba": Architecture(down="feed_forward.down_proj", norm="model.final_layernorm"),
+    "granitemoehybrid": _moe(kinds="qoarGDSm", added="+a +S +m"),
+    "gemma3n_text": Architecture(added=None, merged=True),
+    "lfm2_moe": Architecture(kinds="2*qoaigdm,2*qoarm", down="feed_forward.w2", norm="model.embedding_norm"),
+    "esmc": Architecture(added=None, layers="esmc.layers", norm="esmc.norm"),
+    "megatron-bert": _bert(added="+a +m", ends="ef", norm="bert.encoder.ln"),
+}
+ARCHITECTURES = {name: row for names, row in _ROWS.items() for name in names.split()}
