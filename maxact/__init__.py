@@ -8,7 +8,14 @@ try:
 except PackageNotFoundError:  # the sources without an installation
     __version__ = "unknown"
 
-_HOME = {"attach": "hooks", "measure": "measurement", "Run": "run", "load_model": "models", "load_corpus": "corpus"}
+_HOME = {
+    "attach": "hooks",
+    "measure": "measurement",
+    "Run": "run",
+    "load_model": "models",
+    "load_corpus": "corpus",
+    "TrainerCallback": "trainer",
+}
 __all__ = list(_HOME)
 
 

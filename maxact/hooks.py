@@ -17,6 +17,7 @@ from .experts import Watch, find_all_sites
 from .generation import GenerationMask
 from .groups import POSITION_0, summarize
 from .modules import modules_of
+from .scalars import scalars
 from .site_states import Key, SiteStates
 from .sites import Site
 from .tokens import Given, Named, TokenNamer, Tokens
@@ -219,6 +220,11 @@ class Probe:
 
         self.check()
         return Run.from_probe(self, {"model": describe(self.model)} | (provenance or {}))
+
+    def scalars(self) -> dict[str, float]:
+        """What a training log wants, with one synchronisation for each device: `maxact/M` (routers left out),
+        `maxact/n_nonfinite`, and by site `maxact/layer_3_hidden/absmax`, `/ratio_max` and `/n_massive_tokens`."""
+        return scalars(self.states)
 
     def snapshot(self) -> Snapshot:
         """Keep everything as it is now, for `restore`. The copies go into the same memory each time."""

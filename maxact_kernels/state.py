@@ -201,6 +201,22 @@ class ProbeState:
         return state
 
 
+def read_numbers(states: list[ProbeState], names: tuple[str, ...]) -> list[tuple[int | float, ...]]:
+    """These fields of one number of every state: one device-to-host copy for all states of a device."""
+    ends = [max(_layout(state.options)[0][name] for name in names) + 8 for state in states]
+    by_device: dict[torch.device, list[int]] = {}
+    for i, state in enumerate(states):
+        by_device.setdefault(state.device, []).append(i)
+    found: list[tuple[int | float, ...]] = [()] * len(states)
+    for members in by_device.values():
+        host = torch.cat([states[i].buffer[: ends[i]] for i in members]).cpu()
+        for i, part in zip(members, host.split([ends[i] for i in members])):
+            options = states[i].options
+            offsets, shapes = _layout(options)[0], {f.name: f for f in fields(options)}
+            found[i] = tuple(_view(part.clone(), shapes[name], offsets[name]).item() for name in names)
+    return found
+
+
 @lru_cache
 def _layout(options: Options) -> tuple[dict[str, int], int]:
     """Where each field lies in a state's buffer, and the size of it, in bytes."""
