@@ -1,6 +1,7 @@
 """A run as the files of the repository that arXiv 2605.15572 publishes (clx1415926/Max_act_llm), key for key.
 
-Two files: single numbers by site, and the largest values by site. What a run has beyond them is left out, and said.
+Three files: single numbers by site, the largest values by site, and the INT-8 probe of the site of M. What a run has
+beyond them is left out, and said.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ def files(run: Run) -> tuple[dict[str, str], list[str]]:
         | {"global_max_activation": peak, "global_max_location": location, "per_layer_stats": stats},
         "top5_stats": head | overall | {"per_layer_stats": tops},
     }
+    if peak:
+        documents["quant_sanity"] = _probe(head, sites[location.partition(" ")[0]], peak, location)
     name = file_name(head["model_name"])
     texts = {f"{name}_{kind}.json": text_of(document) for kind, document in documents.items()}
     return texts, _notes(run, sites, abs(peak))
@@ -120,7 +123,12 @@ def _numbers(name: str, summary: Summary) -> dict[str, float]:
             }
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
-    return {key: 0.0 if math.isnan(value) else min(float(value), FLOAT32_MAX) for key, value in values.items()}
+    return {key: _finite(value) for key, value in values.items()}
+
+
+def _finite(value: float) -> float:
+    """A float that JSON has."""
+    return 0.0 if math.isnan(value) else min(float(value), FLOAT32_MAX)
 
 
 def _largest(summary: Summary) -> dict:
@@ -157,6 +165,44 @@ def _global_max(stats: dict[str, dict[str, float]]) -> tuple[float, str]:
     return peak, location
 
 
+def _probe(head: dict, summary: Summary, peak: float, location: str) -> dict:
+    """The error of one INT-8 scale at the site of M, at its 0.999 quantile and at M."""
+    site = location.partition(" ")[0]
+    thresholds = {"max_abs": summary.absmax, "clip_q0.999": summary.quantile(0.999)}
+    metrics = []
+    for policy in sorted(thresholds):
+        if thresholds[policy] > 0:
+            error = summary.quantization_error("int8", thresholds[policy])
+            values = {
+                "mae": error.rel_mae * summary.abs_mean,
+                "rmse": error.rel_rmse * summary.rms,
+                "rel_mae": error.rel_mae,
+                "rel_rmse": error.rel_rmse,
+                "sqnr_db": error.sqnr_db,
+                "clip_rate": error.clip_rate,
+            }
+            row = {"layer": site, "policy": policy, "count": summary.n_elements}
+            metrics.append(row | {key: _finite(value) for key, value in values.items()})
+    return {
+        "model_name": head["model_name"],
+        "family": head["model_type"],
+        "role": "",
+        "model_path": head["model_path"],
+        "data_path": head["data_path"],
+        "bits": 8,
+        "clip_quantile": 0.999,
+        "calibration_samples": head["num_samples"],
+        "eval_samples": head["num_samples"],
+        "max_seq_len": head["max_seq_len"],
+        "layer_policy": "peak",
+        "selected_layers": [site],
+        "reference_global_max_abs": abs(peak),
+        "reference_global_max_location": location,
+        "thresholds": {policy: {site: threshold} for policy, threshold in thresholds.items()},
+        "metrics": metrics,
+    }
+
+
 def _notes(run: Run, sites: dict[str, Summary], peak: float) -> list[str]:
     notes = []
     if run.partial:
@@ -180,9 +226,14 @@ def _notes(run: Run, sites: dict[str, Summary], peak: float) -> list[str]:
             f"Tokens have a median of 0 in {len(flat)} of the sites, first {flat[0]}: their ratio, infinite, is left out "
             "of sun_mean_ratio and stands as the largest float32 in sun_max_ratio."
         )
+    if any(site_kind(name) == "moe_gate" for name in sites):
+        notes.append("moe_gate holds router logits of real tokens; in published files, of some models, probabilities.")
     if any(not summary.exact for summary in sites.values()):
         notes.append("The run is in float32: abs_median and the other quantiles are upper ends of bins 2^-7 wide.")
     if any(summary.options.topk < TOPK for summary in sites.values()):
         notes.append(f"The run keeps fewer than {TOPK} of the largest values of a site; top_k says how many.")
+    notes.append(
+        "quant_sanity: thresholds and errors are of the same samples; the published ones are of 128 and 256 others."
+    )
     notes.append("Not in this format: positions, channels, and the tables behind the quantiles.")
     return notes

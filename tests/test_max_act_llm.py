@@ -9,6 +9,7 @@ from test_cli import maxact
 
 from maxact.export import export
 from maxact.max_act_llm import TOPK
+from maxact.max_act_llm_import import import_files
 from maxact.run import Run, Sites
 from maxact_kernels import fused_probe
 from maxact_kernels.storage import Arrays
@@ -35,6 +36,7 @@ TOP = [
     "topk_abs", "topk_signed", "top_k", "topk_abs_mean", "topk_signed_mean", "top5_abs", "top5_signed", "top5_abs_mean",
     "top5_signed_mean", "top10_abs", "top10_signed", "top100_abs", "top100_signed",
 ]  # fmt: skip
+KINDS = ["activation_stats", "top5_stats", "quant_sanity"]
 N, D = 60, 33
 
 
@@ -71,14 +73,14 @@ def run_of(x: dict[str, torch.Tensor], provenance: dict | None = None, **options
 def exported(tmp_path):
     def write(run: Run):
         paths, notes = export(run, "max-act-llm", tmp_path, overwrite=True)
-        assert [path.name for path in paths] == ["Tiny-0.1B_activation_stats.json", "Tiny-0.1B_top5_stats.json"]
+        assert [path.name for path in paths] == [f"Tiny-0.1B_{kind}.json" for kind in KINDS]
         return *[json.loads(path.read_text(), parse_constant=pytest.fail) for path in paths], notes
 
     return write
 
 
 def test_the_files_have_the_published_keys_in_the_published_order(exported):
-    stats, top, _ = exported(run_of(tensors()))
+    stats, top, _, _ = exported(run_of(tensors()))
     assert list(stats) == [*HEAD, "global_max_activation", "global_max_location", "per_layer_stats"]
     assert list(top) == [*HEAD, "global_top5_abs", "global_top5_signed", "global_top5_abs_mean", "per_layer_stats"]
     names = ["embedding_output", "layer_0_attn_output", "layer_0_mlp_gate", "layer_1_moe_gate", "layer_1_hidden", "final_layernorm"]  # fmt: skip
@@ -96,7 +98,7 @@ def test_the_files_have_the_published_keys_in_the_published_order(exported):
 
 def test_the_values_are_those_of_the_published_definitions(exported):
     x = tensors()
-    stats, top, _ = exported(run_of(x))
+    stats, top, _, _ = exported(run_of(x))
     for name, values in stats["per_layer_stats"].items():
         t = x[name].float()
         assert (values["max"], values["min"], values["count"]) == (t.max(), t.min(), t.numel())
@@ -132,24 +134,61 @@ def test_the_values_are_those_of_the_published_definitions(exported):
 
 
 def test_m_has_its_sign_and_first_site_and_leaves_gates_out(exported):
-    stats, top, notes = exported(run_of(tensors()))
+    stats, top, _, notes = exported(run_of(tensors()))
     assert (stats["global_max_activation"], stats["global_max_location"]) == (130.0, "layer_1_hidden (max)")
     assert top["global_top5_abs"][:2] == [130.0, 130.0] and top["global_top5_signed"][:2] == [130.0, -130.0]
     assert len(top["global_top5_abs"]) == 4 * 5
     assert not [note for note in notes if "global_max_activation" in note]
     x = tensors()
     x["layer_0_mlp_gate"][0, 0] = 8000.0
-    stats, _, notes = exported(run_of(x))
+    stats, _, _, notes = exported(run_of(x))
     assert stats["global_max_activation"] == 130.0
     assert "global_max_activation is 130" in notes[0] and notes[0].endswith("is 8000.")
+
+
+def test_the_probe_is_int8_at_the_site_of_m_by_the_published_definition(exported):
+    x = tensors()
+    _, _, probe, _ = exported(run_of(x))
+    t = x["layer_1_hidden"].double()
+    assert list(probe) == [
+        "model_name", "family", "role", "model_path", "data_path", "bits", "clip_quantile", "calibration_samples",
+        "eval_samples", "max_seq_len", "layer_policy", "selected_layers", "reference_global_max_abs",
+        "reference_global_max_location", "thresholds", "metrics",
+    ]  # fmt: skip
+    assert probe["selected_layers"] == ["layer_1_hidden"] and probe["reference_global_max_abs"] == 130.0
+    assert [row["policy"] for row in probe["metrics"]] == ["clip_q0.999", "max_abs"]
+    assert probe["thresholds"]["max_abs"] == {"layer_1_hidden": 130.0}
+    clip = t.abs().flatten().sort().values[math.ceil(0.999 * t.numel()) - 1].item()
+    assert probe["thresholds"]["clip_q0.999"] == {"layer_1_hidden": clip}
+    for row in probe["metrics"]:
+        assert list(row) == ["layer", "policy", "count", "mae", "rmse", "rel_mae", "rel_rmse", "sqnr_db", "clip_rate"]
+        threshold = probe["thresholds"][row["policy"]]["layer_1_hidden"]
+        scale = threshold / 127
+        error = (t.clamp(-threshold, threshold) / scale).round().clamp(-127, 127) * scale - t
+        assert row["count"] == t.numel()
+        assert row["mae"] == pytest.approx(error.abs().mean().item(), rel=1e-9)
+        assert row["rmse"] == pytest.approx(error.square().mean().sqrt().item(), rel=1e-9)
+        assert row["rel_mae"] == pytest.approx((error.abs().sum() / t.abs().sum()).item(), rel=1e-9)
+        assert row["rel_rmse"] == pytest.approx((error.square().sum() / t.square().sum()).sqrt().item(), rel=1e-9)
+        assert row["sqnr_db"] == pytest.approx(10 * math.log10(t.square().sum() / error.square().sum()), rel=1e-9)
+        assert row["clip_rate"] == (t.abs() > threshold).sum() / t.numel()
+
+
+def test_a_run_of_zeros_has_no_site_of_m_to_probe(tmp_path):
+    paths, _ = export(run_of({"layer_0_hidden": torch.zeros(3, 8)}), "max-act-llm", tmp_path)
+    stats = json.loads(paths[0].read_text(), parse_constant=pytest.fail)
+    assert (stats["global_max_activation"], stats["global_max_location"], len(paths)) == (0.0, "", 2)
 
 
 def test_what_the_format_cannot_hold_is_said(exported):
     x = tensors()
     x["embedding_output"][3, 3] = float("nan")
     x["final_layernorm"][4, 5:] = 0.0
-    stats, _, notes = exported(run_of(x, {"partial": True}, topk=9))
+    stats, _, _, notes = exported(run_of(x, {"partial": True}, topk=9))
     said = " ".join(notes)
+    assert (
+        "quant_sanity: thresholds and errors are of the same samples" in said and "moe_gate holds router logits" in said
+    )
     assert "partial" in said and "Left out" in said and "mlp_act" in said and "top_k" in said
     assert "nan or inf in 1 of the sites, first embedding_output" in said
     assert stats["per_layer_stats"]["embedding_output"]["count"] == N * D - 1
@@ -166,7 +205,7 @@ def test_the_command_overwrites_only_when_asked(tmp_path, capsys):
     run_of(tensors()).save(tmp_path / "run")
     arguments = "export", tmp_path / "run", "--format", "max-act-llm", "-o", tmp_path / "out"
     out, err = maxact(*arguments, capsys=capsys)
-    assert [line.rpartition("/")[2] for line in out.split()] == ["Tiny-0.1B_activation_stats.json", "Tiny-0.1B_top5_stats.json"]  # fmt: skip
+    assert [line.rpartition("/")[2] for line in out.split()] == [f"Tiny-0.1B_{kind}.json" for kind in KINDS]
     assert "Not in this format" in err
     _, err = maxact(*arguments, code=2, capsys=capsys)
     assert "--overwrite" in err
@@ -179,7 +218,33 @@ def test_the_command_overwrites_only_when_asked(tmp_path, capsys):
 def test_a_models_name_never_leaves_the_folder(tmp_path):
     run = run_of(tensors(), {"model": {"model_id": "../../..\x1b[31m/.hidden/../x y"}})
     paths, _ = export(run, "max-act-llm", tmp_path / "out")
-    assert [path.name for path in paths] == ["x-y_activation_stats.json", "x-y_top5_stats.json"]
+    assert [path.name for path in paths] == [f"x-y_{kind}.json" for kind in KINDS]
     run = run_of(tensors(), {"model": {"model_id": ".."}})
     paths, _ = export(run, "max-act-llm", tmp_path / "out")
-    assert [path.name for path in paths] == ["model_activation_stats.json", "model_top5_stats.json"]
+    assert [path.name for path in paths] == [f"model_{kind}.json" for kind in KINDS]
+
+
+def test_what_was_exported_is_imported_with_the_same_figures(tmp_path):
+    run = run_of(tensors())
+    paths, _ = export(run, "max-act-llm", tmp_path / "first")
+    (found,) = import_files([tmp_path / "first"], tmp_path / "runs")
+    assert found.fault is None and found.run.M == run.M
+    for name, theirs in found.run.sites.items():
+        ours = run.sites[name]
+        for figure in ("absmax", "max", "min", "mean", "std", "abs_mean", "rms", "n_elements", "n_nan"):
+            assert getattr(theirs, figure) == getattr(ours, figure)
+        if "gate" not in name:
+            for figure in (
+                "n_tokens",
+                "n_zero",
+                "n_massive_tokens",
+                "ratio_max",
+                "ratio_mean",
+                "ratio_std",
+                "peak_median",
+            ):
+                assert getattr(theirs, figure) == getattr(ours, figure)
+            assert theirs.topk.values.tolist() == ours.topk.values.tolist()
+            assert theirs.quantile(0.999) == ours.quantile(0.999)
+    again, _ = export(Run.load(found.directory), "max-act-llm", tmp_path / "second")
+    assert [path.read_bytes() for path in again] == [path.read_bytes() for path in paths]
