@@ -67,6 +67,8 @@ def input_scales(run: Run, *, quantize: str = "fp8_e4m3", threshold: str | float
 
 def channel_absmax(run: Run) -> tuple[dict[str, bytes], list[str]]:
     """The largest |x| of each feature, float32 [d], by site."""
+    if "imported" in run.provenance:
+        raise ValueError("channel-absmax: the run was imported from files that hold no channels; measure the model")
     return {"channel_absmax.safetensors": _tensors({name: s.channel_absmax for name, s in run.sites.items()})}, []
 
 

@@ -7,7 +7,7 @@ import os
 import pytest
 from test_cli import maxact
 
-from maxact.run import Run
+from maxact.run import Place, Run
 
 LARGEST = [300.0, -300.0, 299.5, -2.0, 1.0, 0.5]
 HEAD = {
@@ -136,10 +136,7 @@ def test_m_leaves_routers_and_unknown_sites_out_and_has_no_place(published, tmp_
     maxact("import", published, "-o", tmp_path, capsys=capsys)
     run = Run.load(tmp_path / "Tiny-1B")
     assert run.M == 300.0
-    assert [tuple(peak) for peak in run.peaks()] == [
-        ("layer_0_hidden", None, None, None, 300.0),
-        ("final_layernorm", None, None, None, 300.0),
-    ]
+    assert run.peaks() == [Place(name, None, None, None, 300.0) for name in ("layer_0_hidden", "final_layernorm")]
 
 
 def test_a_run_saved_again_and_loaded_is_the_same(published, tmp_path, capsys):
@@ -168,6 +165,9 @@ def test_commands_on_runs_take_an_imported_one(published, tmp_path, capsys):
     }  # fmt: skip
     _, err = maxact("check", run, "--sqnr", "20", code=2, capsys=capsys)
     assert "published files hold no such table" in err
+    for form in ("channel-absmax", "smoothquant"):
+        _, err = maxact("export", run, "--format", form, "-o", tmp_path / "out", code=2, capsys=capsys)
+        assert "imported" in err and not (tmp_path / "out").exists()
 
 
 def test_older_files_without_medians_and_with_five_values_are_read(tmp_path, capsys):
