@@ -89,6 +89,12 @@ class Checkpoint:
         self.samples |= samples
         self.budget, self.seconds = min(budget, self.budget), max(seconds, self.seconds)
 
+    @property
+    def advice(self) -> str:
+        if self.directory is None:
+            return "nothing of it was kept, as no checkpoint was asked for"
+        return f"what this process measured is kept in {self.directory}: go on with --resume"
+
     def states(self) -> Iterator[dict[Key, ProbeState]]:
         """The states of one of this process's earlier parts after another, on the CPU."""
         for path in self._mine:

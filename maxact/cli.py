@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -86,17 +88,20 @@ def measure(
     check_place(output, overwrite or (resume and checkpoint.exists()))
     if stress:
         check_place(apart, overwrite or resume)
-    if overwrite and not resume:
+    if overwrite and not resume and os.environ.get("RANK", "0") == "0":  # under torchrun the others wait in join
         shutil.rmtree(checkpoint, ignore_errors=True)
 
     from . import corpus as corpora
     from .measurement import measure as run_measurement
     from .models import load_model
+    from .parallel import join, leave
 
+    rank, device = join(device)
+    say = note if rank == 0 else lambda sentence: None
     texts = corpora.load_corpus(corpus, limit=limit)
     if texts.n_unreadable:
         lines = "1 line" if texts.n_unreadable == 1 else f"{texts.n_unreadable:,} lines"
-        note(f"{lines} of the corpus could not be used, the first: {texts.first_fault}")
+        say(f"{lines} of the corpus could not be used, the first: {texts.first_fault}")
     loaded = load_model(
         model,
         dtype=dtype,
@@ -104,11 +109,11 @@ def measure(
         attn=attn,
         revision=revision,
         trust_remote_code=trust_remote_code,
-        progress=note,
+        progress=say,
     )
 
     def measured(corpus, **options):
-        with progress() as on_progress:
+        with progress() if rank == 0 else contextlib.nullcontext() as on_progress:
             return run_measurement(
                 loaded.model,
                 loaded.tokenizer,
@@ -124,11 +129,18 @@ def measure(
                 backend=backend,
                 provenance={"model": loaded.provenance},
                 on_progress=on_progress,
-                on_note=note,
+                on_note=say,
                 **options,
             )
 
     run = measured(texts, shard=(k, n), checkpoint=checkpoint, resume=resume)
+    if rank:  # the first of the processes writes
+        if stress:
+            from .stress import stress_corpus
+
+            measured(stress_corpus(loaded.tokenizer))
+        leave()
+        return
     save_run(run, output, overwrite or resume)
     record = run.to_json() if as_json else cli_runs.print_run(run, False)
     interrupted = run.partial
@@ -149,6 +161,7 @@ def measure(
                 print_stress(run, stressed, console())
     if as_json:
         print_json(record)
+    leave()
     if interrupted:
         note("The same command with --resume goes on with it.")
         raise typer.Exit(130)
@@ -196,6 +209,8 @@ def doctor(as_json: AsJson = False) -> None:
 
 def main() -> None:
     """Run the command line; what is foreseeable becomes one sentence and exit code 2."""
+    who = f"maxact, rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "maxact: "
+    before = signal.signal(signal.SIGTERM, _interrupt)  # as from a scheduler or from torchrun when a process has died
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()
@@ -208,12 +223,19 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
-        print(f"maxact: {_sentence(error)}", file=sys.stderr)
+        print(who + _sentence(error), file=sys.stderr)
         code = 2
-    except (KeyboardInterrupt, typer.Abort):
-        print("maxact: interrupted before anything was measured; nothing was written.", file=sys.stderr)
+    except (KeyboardInterrupt, typer.Abort) as error:
+        sentence = str(error) or "interrupted before anything was measured; nothing was written."
+        print(who + sentence, file=sys.stderr)
         code = 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
     sys.exit(code)
+
+
+def _interrupt(signum: int, frame) -> None:
+    raise KeyboardInterrupt
 
 
 def _sentence(error: BaseException) -> str:

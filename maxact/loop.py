@@ -11,7 +11,7 @@ import torch
 from .checkpoint import Checkpoint
 from .corpus import Encoded
 from .hooks import Probe
-from .parallel import Team
+from .parallel import Stopped, Team
 from .planning import Work, pack_samples, unpack_samples
 
 
@@ -57,9 +57,11 @@ def measure_batches(
     try:
         whole = _run_batches(work, probe, forward, after_batch, note)
         if team.size > 1 and not whole:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(f"interrupted; {checkpoint.advice}.")
         ends = team.gather([pack_samples(work.done), work.budget])
         ended = whole
+    except Stopped as error:
+        raise Stopped(f"{error}; {checkpoint.advice}.") from None
     finally:
         if not ended:
             checkpoint.write(probe.all_states, work.done, work.budget, time.perf_counter() - start)

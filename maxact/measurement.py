@@ -146,7 +146,7 @@ def measure(
             "skip_first": skip_first,
             "mask_policy": "right padding, hidden by the attention mask, never counted",
             "tokens_per_batch": work.budget,
-            "environment": environment(device, probe),
+            "environment": environment(device, probe) | {"processes": team.size},
             "wall_s": round(seconds, 3),
             "identity": of,
             "shard": list(shard),

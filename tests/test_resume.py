@@ -26,7 +26,8 @@ OPTIONS = dict(sites="default", tokens_per_batch=20, topk=9)
 def run_to(directory: Path, name: str, model=None, **options):
     """Measure with a checkpoint after every batch, and save the run."""
     model = model or tiny("llama", dtype=torch.bfloat16)
-    run = measure(model, Letters(), TEXTS, checkpoint=directory / f".{name}", **OPTIONS | options)
+    options = OPTIONS | dict(checkpoint=directory / f".{name}") | options
+    run = measure(model, Letters(), TEXTS, **options)
     run.save(directory / name, overwrite=True)
     return run
 
