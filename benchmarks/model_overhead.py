@@ -1,7 +1,8 @@
 """What measuring costs a model: `python -m benchmarks.model_overhead [MODEL ...]`, on a GPU.
 
-Whole forward passes in bfloat16 with random weights, bare, with `attach` on the default sites, and with forward hooks
-on the same sites that compute the same in eager PyTorch. Writes benchmarks/results/model-overhead-DEVICE.csv.
+Whole forward passes in bfloat16 with random weights, bare, with `attach` on the default sites, with every expert of a
+model that has experts besides, and with forward hooks on the default sites that compute the same in eager PyTorch.
+Writes benchmarks/results/model-overhead-DEVICE.csv. Without a GPU it runs the model `tiny`, and writes nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import gc
 import re
 import statistics
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -33,19 +35,23 @@ MODELS = {
                       num_attention_heads=32, num_key_value_heads=4, head_dim=128, moe_intermediate_size=768,
                       num_experts=128, num_experts_per_tok=8, norm_topk_prob=True, decoder_sparse_step=1)),
 }  # fmt: skip
+TINY = {"tiny": ("qwen3_moe", (2, 64), dict(hidden_size=64, intermediate_size=128, num_hidden_layers=2, head_dim=16,
+                 num_attention_heads=4, num_key_value_heads=2, moe_intermediate_size=32, num_experts=8,
+                 num_experts_per_tok=2, norm_topk_prob=True, decoder_sparse_step=1))}  # fmt: skip
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def build(name: str) -> torch.nn.Module:
-    """The model with random weights, made on the GPU."""
-    model_type, _, shape = MODELS[name]
+    """The model with random weights, made on the device."""
+    model_type, _, shape = (MODELS | TINY)[name]
     config = AutoConfig.for_model(model_type, vocab_size=VOCAB, max_position_embeddings=4096, **shape)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa")
-    model = model.to_empty(device="cuda").eval()
+    model = model.to_empty(device=DEVICE).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(0, 0.02) if parameter.ndim > 1 else parameter.fill_(1.0)
-    with torch.device("cuda"):  # buffers of the rotary embedding are computed, not loaded
+    with torch.device(DEVICE):  # buffers of the rotary embedding are computed, not loaded
         fresh = type(model.model.rotary_emb)(config)
     model.model.rotary_emb = fresh
     return model
@@ -55,15 +61,18 @@ def forward_seconds(model, ids: torch.Tensor, n: int = 7) -> float:
     """Median time of a forward pass, after two to warm up."""
     times = []
     with torch.inference_mode():
-        for i in range(n + 2):
-            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            start.record()
+        for _ in range(n + 2):
+            _synchronize()
+            start = time.perf_counter()
             model(input_ids=ids, use_cache=False)
-            end.record()
-            torch.cuda.synchronize()
-            if i >= 2:
-                times.append(start.elapsed_time(end) / 1e3)
-    return statistics.median(times)
+            _synchronize()
+            times.append(time.perf_counter() - start)
+    return statistics.median(times[2:])
+
+
+def _synchronize() -> None:
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
 
 
 def add_eager_hooks(model) -> list:
@@ -81,43 +90,50 @@ def add_eager_hooks(model) -> list:
 
 
 def overhead(name: str) -> list[dict]:
-    """The rows of one model: bare, with `attach`, with eager hooks."""
+    """The rows of one model: bare, with `attach`, with its experts too, with eager hooks."""
     model = build(name)
-    shape = MODELS[name][1]
-    ids = torch.randint(VOCAB, shape, device="cuda")
-    bare = forward_seconds(model, ids)
-    with attach(model) as probe:
-        probed = forward_seconds(model, ids)
-        probe.check()
+    shape = (MODELS | TINY)[name][1]
+    ids = torch.randint(VOCAB, shape, device=DEVICE)
+    default = [site.name for site in find_sites(model).sites]
+    found = [("bare", len(default), forward_seconds(model, ids))]
+    with_experts = [("attach, experts too", [*default, "*_experts_act"])] if "moe" in model.config.model_type else []
+    for what, sites in [("attach, all statistics", default), *with_experts]:
+        with attach(model, sites) as probe:
+            found.append((what, len(probe.site_map.sites), forward_seconds(model, ids)))
+            probe.check()
     again = forward_seconds(model, ids)
     handles = add_eager_hooks(model)
-    hooked = forward_seconds(model, ids, 2)
+    found.append(("eager hooks, the same", len(default), forward_seconds(model, ids, 2)))
     for handle in handles:
         handle.remove()
-    bare = min(bare, again)
+    bare = min(found[0][-1], again)
+    found[0] = (*found[0][:-1], bare)
     return [
         {
-            "device": torch.cuda.get_device_name(),
+            "device": torch.cuda.get_device_name() if DEVICE == "cuda" else "cpu",
             "torch": torch.__version__,
             "model": name,
             "batch": f"{shape[0]}x{shape[1]}",
-            "n_sites": len(probe.states),
+            "n_sites": n_sites,
             "what": what,
             "time_ms": round(seconds * 1e3, 2),
             "over_bare": round(seconds / bare - 1, 4),
         }
-        for what, seconds in (("bare", bare), ("attach, all statistics", probed), ("eager hooks, the same", hooked))
+        for what, n_sites, seconds in found
     ]
 
 
 def main() -> None:
-    device = re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower().removeprefix("nvidia ")).strip("-")
-    RESULTS.mkdir(exist_ok=True)
     rows = []
-    for name in sys.argv[1:] or MODELS:
-        rows += overhead(name)
-        for row in rows[-3:]:
+    for name in sys.argv[1:] or (MODELS if DEVICE == "cuda" else TINY):
+        of_model = overhead(name)
+        rows += of_model
+        for row in of_model:
             print(" ".join(str(v) for v in list(row.values())[2:]), flush=True)
+        if DEVICE == "cpu":
+            continue
+        RESULTS.mkdir(exist_ok=True)
+        device = re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower().removeprefix("nvidia ")).strip("-")
         with open(RESULTS / f"model-overhead-{device}.csv", "w", newline="") as file:  # after each: the next may not fit
             writer = csv.DictWriter(file, rows[0], lineterminator="\n")
             writer.writeheader()
