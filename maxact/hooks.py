@@ -12,6 +12,7 @@ from torch import nn
 
 from maxact_kernels import ProbeState
 
+from .coverage import check, coverage
 from .experts import KIND as EXPERTS
 from .experts import Watch, find_all_sites
 from .generation import GenerationMask
@@ -24,8 +25,6 @@ from .tokens import Given, Named, TokenNamer, Tokens
 
 if TYPE_CHECKING:
     from .run import Run
-
-_SHOWN = 20  # names in an error; a model has hundreds of sites
 
 
 def attach(
@@ -98,7 +97,6 @@ class Probe:
         self._states = SiteStates(options)
         self._entered: nn.Module | None = None  # the outermost module of the forward pass that is running
         self._tokens: Tokens | None = None  # of that forward pass
-        self._seen: set[str] = set()  # the sites that have fired in that forward pass
         self._pending = Named()  # from batch()
         self._namer = namer
         self._latest: Snapshot | None = None
@@ -185,34 +183,19 @@ class Probe:
 
     def coverage(self) -> list[dict]:
         """A row a kind: kind, expected (sites found), fired, missing (their names), note (why layers have none)."""
-        rows, seen = [], self._states.of_sites()
-        for kind, note in self.site_map.notes.items():
-            names = [site.name for site in self.site_map.sites if site.kind == kind]
-            missing = [name for name in names if name not in seen]
-            row = dict(kind=kind, expected=len(names), fired=len(names) - len(missing), missing=missing, note=note)
-            rows.append(row)
-        return rows
+        return coverage(self.site_map, self._states.of_sites())
 
     def modules(self) -> dict[str, dict]:
         """By site: at which end of which modules it stands (`modules_of`)."""
         return modules_of(self.model, self.site_map)
 
     def check(self) -> None:
-        """Raises RuntimeError, naming the sites, if there is one that has not seen a tensor."""
-        names = [site.name for site in self.site_map.sites]
-        seen = self._states.of_sites()
-        missing = [name for name in names if name not in seen]
-        if not missing:
-            return
-        if self._namer.next is None:
+        """Raises RuntimeError, naming the sites, if there is one that saw no tensor, or tokens more than once."""
+        if self._namer.next is None and not self.states:
             raise RuntimeError(
                 f"no forward pass of {type(self.model).__name__} was seen; call the model or its decoder while attached"
             )
-        shown = ", ".join(missing[:_SHOWN]) + (f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else "")
-        raise RuntimeError(
-            f"{len(missing)} of {len(names)} sites saw no tensor: {shown}; the forward pass went around these modules "
-            "or around their hooks (torch.compile does so)"
-        )
+        check(self.site_map, self._states.of_sites())
 
     def run(self, provenance: dict | None = None) -> Run:
         """The run so far; `provenance` says more of where it comes from. Raises RuntimeError if a site saw no tensor."""
@@ -297,7 +280,6 @@ class Probe:
 
     def _leave(self) -> None:
         self._entered = self._tokens = None
-        self._seen.clear()
 
     def _see_input(self, site: Site, module: nn.Module, args: tuple, kwargs: dict) -> None:
         self._see(site, (*args, *kwargs.values()))
@@ -309,12 +291,6 @@ class Probe:
         """Fold the tensor, or the one of a tuple that the site names, into its state."""
         if self._tokens is None:
             return  # the module was called on its own, or again for the backward pass (gradient checkpointing)
-        if site.name in self._seen:
-            raise ValueError(
-                f"{site.name}: {site.path} runs more than once in a forward pass, and its tokens would count as often; "
-                "choose sites without it"
-            )
-        self._seen.add(site.name)
         x = _picked(site, value)
         if not isinstance(x, torch.Tensor):
             raise TypeError(f"{site.name}: {site.path} has a {type(x).__name__} as {site.end}, expected a tensor")

@@ -255,3 +255,20 @@ _ROWS = {
     "megatron-bert": _bert(added="+a +m", ends="ef", norm="bert.encoder.ln"),
 }
 ARCHITECTURES = {name: row for names, row in _ROWS.items() for name in names.split()}
+
+# Model types that are refused, and the sentence that says why.
+REFUSED = {
+    "albert": "1 layers found in albert.encoder.albert_layer_groups.0.albert_layers, but config.num_hidden_layers is 4",
+    "cpmant": "embedding_output: a tensor of shape [2, 39, 32], expected [2, 7, d] or [14, d] like the tokens of this",
+    "flaubert": "no layers found",
+    "fsmt": "layer_0_attn_input: a tensor of shape [7, 2, 32], expected [2, 7, d] or [14, d] like the tokens of this",
+    "funnel": "2 layers found in funnel.decoder.layers, but config.num_hidden_layers is 12",
+    "hrm_text": "4 layers found in model.L_module.layers, but config.num_hidden_layers is 32",
+    "longformer": "embedding_output: a tensor of shape [2, 512, 32], expected [2, 7, d] or [14, d] like the tokens of this",
+    "mllama": "8 of 34 sites saw no tensor: layer_3_attn_input",
+    "nanochat": "final_layernorm: 28 tokens where the residual stream had 14, because model.norm runs more than once",
+    "prophetnet": "layer_0_attn_input: a tensor of shape [2, 21, 32], expected [2, 7, d] or [14, d] like the tokens of this",
+    "squeezebert": "layer_0_attn_output: transformer.encoder.layers.0.attention has a dict as output, expected a tensor",
+    "xlm": "no layers found",
+    "xlnet": "embedding_output: a tensor of shape [7, 2, 32], expected [2, 7, d] or [14, d] like the tokens of this",
+}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 
 import pytest
 import torch
-from architecture_table import ARCHITECTURES, KINDS
+from architecture_table import ARCHITECTURES, KINDS, REFUSED
 from architectures import tiny
 from torch import nn
 from torch.nn import functional as F
@@ -131,6 +132,16 @@ def test_moe_gate_is_logits(model_type):
                 logits = F.linear(run.inputs[router].float(), *_linear(router)).view(*run.mask.shape, -1)[run.mask]
             seen = torch.from_numpy(run.probe.states[site.name].summary().channel_absmax)
             torch.testing.assert_close(seen, logits.abs().amax(0), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("model_type", REFUSED)
+def test_what_cannot_be_measured_right_is_an_error_that_says_why(model_type):
+    model = tiny(model_type)
+    ids = torch.arange(5, 19).view(2, 7)
+    with pytest.raises((ValueError, TypeError, RuntimeError), match=re.escape(REFUSED[model_type])), torch.no_grad():
+        with attach(model, "gemm") as probe:
+            model(ids, **dict(decoder_input_ids=ids) if probe.site_map.has_encoder else {})
+        probe.check()
 
 
 def _linear(router: nn.Module) -> tuple[torch.Tensor, torch.Tensor | None]:
