@@ -266,7 +266,7 @@ __device__ __forceinline__ void probe(const Launch& a) {
 template <class T, int P, int R, int kSide, int kWarps, bool kVectors, bool kTeam, bool kAll>
 __global__ void __launch_bounds__(kWarps * 32, 1) probe_kernel(const __grid_constant__ Launch a) {
 #ifdef __CUDA_ARCH__
-  if constexpr (!runs_on(__CUDA_ARCH__ / 10, T::kDtype, P, kAll)) return;
+  if constexpr (!runs_on(__CUDA_ARCH__ / 10, P, kAll)) return;
   else
 #endif
   probe<T, P, R, kSide, kWarps, kVectors, kTeam, kAll>(a);

@@ -135,7 +135,7 @@ CudaProbe::Plan CudaProbe::plan(bool vectors) const {
     if (kernel.pieces == 0 && !best.kernel.function) best = p;
     const int64_t lanes = 32 / std::max(kernel.side, 1);  // of a row
     if (!kernel.pieces || (kernel.all && !all) || (kernel.pieces > 4 && shared_ < kLarge)) continue;
-    if (!runs_on(target_, dtype_, kernel.pieces, kernel.all)) continue;
+    if (!runs_on(target_, kernel.pieces, kernel.all)) continue;
     for (int team = 1; team <= (kernel.team ? kernel.warps : 1); ++team) {
       if (team * lanes * kernel.pieces < row_pieces) continue;
       p.g.team = team;

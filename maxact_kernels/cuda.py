@@ -18,8 +18,7 @@ def unavailable() -> str | None:
     """Why this backend cannot run here, or None."""
     if find_spec(f"{__package__}._cuda") is None:
         return (
-            "the cuda backend was not built: install maxact again beside an NVIDIA driver and the CUDA toolkit "
-            "(nvcc, 12.8 or later), or with MAXACT_BUILD_CUDA=1"
+            "the cuda backend was not built: install the CUDA toolkit (nvcc, 12.8 or later) and then maxact again"
         )
     try:
         from . import _cuda

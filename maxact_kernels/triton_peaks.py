@@ -10,21 +10,18 @@ from .triton_count import OPEN
 from .triton_words import FP32
 
 _RAISE = "{{.reg .b32 kept; ld.shared.u32 kept, [$1]; max.{0} kept, kept, $2; st.shared.u32 [$1], kept; mov.u32 $0, 0;}}"
-# The same for four words, whose addresses $4 to $7 follow each other.
+# The same for four words whose addresses $4 to $7 follow each other, as those of a lane do that loads 16 bytes. If a compiler
+# ever saw to that differently, the kernel ends here: the first words of a tile are checked.
 _RAISE_FOUR = (
-    "{{.reg .b32 a, b, c, d; ld.shared.v4.u32 {{a, b, c, d}}, [$4]; max.{0} a, a, $8; max.{0} b, b, $9; max.{0} c, c, $10; "
-    "max.{0} d, d, $11; st.shared.v4.u32 [$4], {{a, b, c, d}}; mov.u32 $0, 0; mov.u32 $1, 0; mov.u32 $2, 0; mov.u32 $3, 0;}}"
+    "{{.reg .pred p; .reg .b32 a, b, c, d; CHECK ld.shared.v4.u32 {{a, b, c, d}}, [$4]; max.{0} a, a, $8; max.{0} b, b, $9; "
+    "max.{0} c, c, $10; max.{0} d, d, $11; st.shared.v4.u32 [$4], {{a, b, c, d}}; mov.u32 $0, 0; mov.u32 $1, 0; "
+    "mov.u32 $2, 0; mov.u32 $3, 0;}}"
 )
+_CHECK = "add.u32 a, $4, 12; setp.ne.u32 p, a, $7; @p trap;"
 _RAISE_32, _RAISE_16 = (tl.constexpr(_RAISE.format(kind)) for kind in ("u32", "u16x2"))
-_RAISE_FOUR_32, _RAISE_FOUR_16 = (tl.constexpr(_RAISE_FOUR.format(kind)) for kind in ("u32", "u16x2"))
+_FOUR_32, _FOUR_16 = (tl.constexpr(_RAISE_FOUR.format(kind).replace("CHECK", "")) for kind in ("u32", "u16x2"))
+_FIRST_32, _FIRST_16 = (tl.constexpr(_RAISE_FOUR.format(kind).replace("CHECK", _CHECK)) for kind in ("u32", "u16x2"))
 _FOUR_OPERANDS = tl.constexpr("=r,=r,=r,=r,r,r,r,r,r,r,r,r")
-# A lane of a tile that is loaded 16 bytes a lane holds four words that follow each other. If a compiler ever saw to that
-# differently, the kernel ends here.
-_CHECK_FOUR = tl.constexpr(
-    "{.reg .pred p; .reg .b32 last; add.u32 last, $4, 12; setp.ne.u32 p, last, $7; @p trap; mov.u32 $0, $4; mov.u32 $1, $5; "
-    "mov.u32 $2, $6; mov.u32 $3, $7;}"
-)
-_CHECK_OPERANDS = tl.constexpr("=r,=r,=r,=r,r,r,r,r")
 
 
 def opening(n_words: int) -> str:
@@ -33,23 +30,20 @@ def opening(n_words: int) -> str:
 
 
 @triton.jit
-def open_peaks(lane_words, OPENING: tl.constexpr, ALIGNED: tl.constexpr):
-    """The address of each lane's word of the first K-th of a tile. [R, L]"""
-    table = tl.inline_asm_elementwise(OPENING, "=r,r", [tl.program_id(0) * 0], tl.int32, False, 1)
-    addresses = table + 4 * lane_words
-    if ALIGNED:
-        addresses = tl.inline_asm_elementwise(_CHECK_FOUR, _CHECK_OPERANDS, [addresses], tl.int32, False, 4)
-    return addresses
+def open_peaks(OPENING: tl.constexpr):
+    return tl.inline_asm_elementwise(OPENING, "=r,r", [tl.program_id(0) * 0], tl.int32, False, 1)
 
 
 @triton.jit
 def raise_peaks(lane_words, words, KIND: tl.constexpr, ALIGNED: tl.constexpr, R: tl.constexpr, L: tl.constexpr,
                 K: tl.constexpr):  # fmt: skip
+    """`lane_words` [R, L]: the address of each lane's word of the first K-th of a tile."""
     for k in tl.static_range(K):
         at = lane_words + k * (4 * R * L)
         if ALIGNED:
             tl.inline_asm_elementwise(
-                _RAISE_FOUR_32 if KIND == FP32 else _RAISE_FOUR_16, _FOUR_OPERANDS, [at, words[k]], tl.int32, False, 4)  # fmt: skip
+                (_FIRST_32 if KIND == FP32 else _FIRST_16) if k == 0 else _FOUR_32 if KIND == FP32 else _FOUR_16,
+                _FOUR_OPERANDS, [at, words[k]], tl.int32, False, 4)  # fmt: skip
         else:
             tl.inline_asm_elementwise(
                 _RAISE_32 if KIND == FP32 else _RAISE_16, "=r,r,r", [at, words[k]], tl.int32, False, 1)  # fmt: skip

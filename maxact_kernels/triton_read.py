@@ -74,7 +74,7 @@ def read_kernel(
         for _k in tl.static_range(K):
             peaks = peaks + (tl.zeros([R, L], tl.int32),)
     else:
-        lane_words = open_peaks(lane_words, PEAKS, ALIGNED)
+        lane_words = open_peaks(PEAKS) + 4 * lane_words
     # A row that stays within what earlier ones showed of both signs changes nothing.
     most_positive = floor_key(tl.maximum(_number(book_ptr, B.MAX), 0.0), KIND) + tl.zeros([R], tl.int32)
     most_negative = floor_key(tl.maximum(_number(book_ptr, B.NEG_MIN), 0.0), KIND) + tl.zeros([R], tl.int32)
@@ -203,6 +203,7 @@ def read_kernel(
         for k in tl.static_range(K):
             _flush_peaks(channel, peaks[k], k * L, d, KIND, L)
     else:
+        tl.debug_barrier()
         for k in range(K):
             _flush_peaks(channel, peaks_at(lane_words, k, R, L), k * L, d, KIND, L)
     if COUNTS:

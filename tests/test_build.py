@@ -109,18 +109,12 @@ def test_building_imports_no_pytorch():
 
 
 @pytest.mark.parametrize(
-    ("answer", "named", "targets"),
-    [
-        ("9.0\n9.0\n", None, ["90"]),
-        ("8.6\n12.0\n", None, ["120", "86"]),
-        ("7.5\n", None, ["80", "90", "100", "120"]),  # older than any kernel: as on a machine without a GPU
-        ("No devices were found\n", None, ["80", "90", "100", "120"]),
-        ("9.0\n", "80 100", ["80", "100"]),
-    ],
+    ("named", "targets"),
+    [(None, ["80", "90", "100", "120"]), ("100 80", ["80", "100"]), ("native", ["86", "120"])],
 )
-def test_the_cuda_module_is_compiled_for_the_gpus_that_are_here(answer, named, targets, tmp_path, monkeypatch):
+def test_the_cuda_module_is_compiled_for_all_gpus_or_those_that_are_named_or_here(named, targets, tmp_path, monkeypatch):
     driver = tmp_path / "nvidia-smi"
-    driver.write_text("#!/bin/sh\ncat <<'END'\n" + answer + "END\n")
+    driver.write_text("#!/bin/sh\necho 8.6\necho 12.0\necho 8.6\n")
     driver.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.delenv("MAXACT_CUDA_TARGETS", raising=False)
