@@ -20,7 +20,7 @@ NUMBERS = "n_entries entries first_token".split()
 
 _names = FIELDS + SHARED + NUMBERS
 vars().update({name.upper(): tl.constexpr(i) for i, name in enumerate(_names)})
-MAX_TOPK, MAX_PROGRAMS, N_FOLDING = 1024, 4096, 256
+MAX_TOPK, MAX_PROGRAMS, N_FOLDING = 1024, 8192, 1024
 SLOTS = tl.constexpr(len(_names))  # topk words, zero between updates: row_key
 TIED = tl.constexpr(SLOTS.value + MAX_TOPK)  # of each program of read_kernel: a magnitude and how often it has it
 FOLDED = tl.constexpr(TIED.value + MAX_PROGRAMS)  # of each program of fold_kernel RECORD words

@@ -7,7 +7,8 @@ import triton.language as tl
 from . import triton_book as B
 from .triton_slow import slow_row
 
-_BLOCK = tl.constexpr(512)
+# One warp a program and few rows at once: reductions then need no barrier, and an exact sum takes one for each exponent.
+BLOCK = tl.constexpr(128)
 
 
 @triton.jit
@@ -42,15 +43,15 @@ def fold_kernel(
     last = tl.where(last > 0x7F800000, 0, last)
 
     # Records, one a lane; ids are rows where nobody named them.
-    none = tl.full([_BLOCK], 9223372036854775807, tl.int64)
-    zero = tl.zeros([_BLOCK], tl.int32)
+    none = tl.full([BLOCK], 9223372036854775807, tl.int64)
+    zero = tl.zeros([BLOCK], tl.int32)
     ratio = (zero, none, zero, zero)  # bits of r_t, id, bits of m_t, of med_t
     peak = (zero - 1, none, zero)  # bits of m_t, id, bits of med_t
     bad = (none, zero + 0x7FFFFFFF)  # id, feature
     tied_bits, n_tied = tl.zeros([1], tl.int32), tl.zeros([1], tl.int64)
     n_kept, n_massive, n_zero_median, n_outside, n_ratios = zero, zero, zero, zero, zero
-    for start in range(begin, end, _BLOCK):
-        row = start + tl.arange(0, _BLOCK)
+    for start in range(begin, end, BLOCK):
+        row = start + tl.arange(0, BLOCK)
         inside = row < end
         top = tl.load(tops + row, mask=inside, other=B.HIDDEN)
         slow = tl.min(tl.where(top == B.SLOW, row, n_rows), axis=0)
@@ -200,11 +201,11 @@ def best_peak(record):
 
 @triton.jit
 def _samples(book_ptr, tops, id, first_token, start, row, n_rows, top, massive, on, n_samples, NAMED: tl.constexpr):
-    """Raise the samples' maxima by m_t and count their tokens. Returns which rows name no sample. [_BLOCK] int32"""
+    """Raise the samples' maxima by m_t and count their tokens. Returns which rows name no sample. [BLOCK] int32"""
     if NAMED:
         sample = id >> 32
     else:
-        sample = tl.zeros([_BLOCK], tl.int64) + (first_token >> 32)
+        sample = tl.zeros([BLOCK], tl.int64) + (first_token >> 32)
         if (first_token >> 32) != ((first_token + n_rows) >> 32):  # once in 2^32 tokens
             before = B.count_kept(tops, 0, start)
             sample = (first_token + before + tl.cumsum(on.to(tl.int64), axis=0) - 1) >> 32
@@ -225,7 +226,7 @@ def _samples(book_ptr, tops, id, first_token, start, row, n_rows, top, massive, 
     inside_rest = rest < n_samples
     kept = tl.load(maxima + sample, mask=inside_rest, other=0)
     tl.atomic_max(maxima + sample, top, mask=inside_rest & (top > kept), sem="relaxed")
-    tl.atomic_add(tokens + sample, tl.full([_BLOCK], 1, tl.int64), mask=inside_rest, sem="relaxed")
+    tl.atomic_add(tokens + sample, tl.full([BLOCK], 1, tl.int64), mask=inside_rest, sem="relaxed")
     tl.atomic_add(massives + sample, massive.to(tl.int64), mask=inside_rest & (massive > 0), sem="relaxed")
     return (on & ~inside).to(tl.int32)
 
@@ -241,7 +242,7 @@ def _count_ratios(table, top, r_bits, has_ratio):
     if most >= 0:
         tl.atomic_add(table + most, tl.sum((cell == most).to(tl.int64), axis=0), sem="relaxed")
     others = (cell >= 0) & (cell != most)
-    tl.atomic_add(table + cell, tl.full([_BLOCK], 1, tl.int64), mask=others, sem="relaxed")
+    tl.atomic_add(table + cell, tl.full([BLOCK], 1, tl.int64), mask=others, sem="relaxed")
 
 
 @triton.jit

@@ -14,7 +14,7 @@ from . import triton_book as B
 from .fields import Options
 from .layout import Run
 from .triton_count import FINE_BINS, WIDE_BINS
-from .triton_fold import fold_kernel
+from .triton_fold import BLOCK, fold_kernel
 from .triton_list import AT_LEAST, N_CLOSING, list_kernel, order_kernel
 from .triton_peaks import opening
 from .triton_read import read_kernel
@@ -64,6 +64,7 @@ def kernels(o: Options, arch: int, aligned: bool, masked: bool, named: bool) -> 
     common = {"KIND": KINDS[o.dtype], "NAMED": named}
     reads = {**common, "MASKED": masked, "COUNTS": o.counts, "INT8": o.int8_per_token}
     lists = {**common, "MASKED": masked, "MAX_TOPK": triton.next_power_of_2(o.topk), "N_PIECES": B.N_FOLDING}
+    cols = min(8192, max(256, triton.next_power_of_2(o.d)))
     folds = {"COUNTS": o.counts, "MEDIANS": o.medians, "INT8": o.int8_per_token, "SAMPLES": o.n_samples > 0}
     tiles = {}
     if shape is not None:
@@ -73,8 +74,8 @@ def kernels(o: Options, arch: int, aligned: bool, masked: bool, named: bool) -> 
                  "PEAKS": opening(shape.rows * shape.length * shape.chunks) if shape.shared and arch >= 90 else ""}  # fmt: skip
     parts = {
         "read": (read_kernel, {**tiles, **reads}, shape.warps) if shape else (slow_kernel, reads, 4),
-        "fold": (fold_kernel, {**common, **folds, "MAX_TOPK": lists["MAX_TOPK"]}, 4),
-        "list": (list_kernel, lists, 4),
+        "fold": (fold_kernel, {**common, **folds, "MAX_TOPK": lists["MAX_TOPK"]}, 1),
+        "list": (list_kernel, {**lists, "COLS": cols}, 8 if cols > 2048 else 4),
         "order": (order_kernel, {**lists, "MINE": 32, "OTHERS": 256 if arch else 1024}, 4),
     }
     pointers = ("book_ptr", "rows_ptr", "x_ptr") if aligned else ("book_ptr", "rows_ptr")
@@ -185,7 +186,7 @@ class Handle:
         book, rows, capacity, d, topk = self.book_address, self.rows_address, self.capacity, o.d, o.topk
         stream = 0 if INTERPRETED else _current_stream(self.device.index)
         n_programs = min(plan.n_programs, -(-n_rows // plan.rows))
-        n_pieces = min(plan.n_pieces, -(-n_rows // 512))
+        n_pieces = min(plan.n_pieces, -(-n_rows // BLOCK.value))
         plan.read(
             n_programs, stream, x, mask, ids, book, rows, n_rows, inner, inner_stride // plan.unit,
             outer_stride // plan.unit, capacity, d, topk, o.t_abs, o.t_ratio)  # fmt: skip

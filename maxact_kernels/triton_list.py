@@ -11,7 +11,6 @@ from . import triton_book as B
 from .triton_fold import best_peak, best_ratio
 from .triton_words import low_value
 
-_COLS = tl.constexpr(2048)
 # A candidate may list as many elements as this, though fewer could matter: looking for the few costs more.
 AT_LEAST = tl.constexpr(16)
 N_CLOSING = tl.constexpr(6)
@@ -21,6 +20,7 @@ N_CLOSING = tl.constexpr(6)
 def list_kernel(
     x_ptr, ids_ptr, book_ptr, rows_ptr, n_rows, inner, inner_stride, outer_stride, capacity, d, topk, n_pieces,
     KIND: tl.constexpr, MASKED: tl.constexpr, NAMED: tl.constexpr, MAX_TOPK: tl.constexpr, N_PIECES: tl.constexpr,
+    COLS: tl.constexpr,
 ):  # fmt: skip
     """Each program takes some candidates: the rank of one by (m_t descending, id, first feature of m_t, sign), all told
     apart; if it is among the k first, its k - rank first elements, since `rank` elements come before all of them."""
@@ -60,51 +60,60 @@ def list_kernel(
             if not NAMED:
                 id = B.default_id(book_ptr, tops, row, n_rows, piece, first_token, MASKED, N_PIECES)
             offset = B.row_offset(row, n_rows, inner, inner_stride, outer_stride)
-            _list_row(x_ptr, book_ptr, offset, d, id, top, least, tl.minimum(tl.maximum(topk - rank, AT_LEAST), topk), KIND)
+            _list_row(x_ptr, book_ptr, offset, d, id, top, least, tl.minimum(tl.maximum(topk - rank, AT_LEAST), topk), KIND, COLS)
 
 
 @triton.jit
-def _count_from(x_ptr, offset, d, least, KIND: tl.constexpr):
-    """How many finite elements of a row have a magnitude of at least `least`, as bits of float32. int64"""
-    n = tl.zeros([_COLS], tl.int64)
-    for start in range(0, d, _COLS):
-        feature = start + tl.arange(0, _COLS)
-        bits = B.element_bits(x_ptr, offset + feature, feature < d, KIND) & 0x7FFFFFFF
-        n += ((feature < d) & (bits >= least) & (bits < 0x7F800000)).to(tl.int64)
+def _magnitudes(x_ptr, offset, start, d, KIND: tl.constexpr, COLS: tl.constexpr):
+    """Of COLS elements of a row from `start` on, as bits of float32; inf where there is none, or one that is not finite."""
+    feature = start + tl.arange(0, COLS)
+    bits = B.element_bits(x_ptr, offset + feature, feature < d, KIND) & 0x7FFFFFFF
+    return tl.where(feature < d, tl.minimum(bits, 0x7F800000), 0x7F800000)
+
+
+@triton.jit
+def _count_from(first, x_ptr, offset, d, least, KIND: tl.constexpr, COLS: tl.constexpr):
+    """How many finite elements of a row have a magnitude of at least `least`; `first`: its first COLS magnitudes. int32"""
+    n = ((first >= least) & (first < 0x7F800000)).to(tl.int32)
+    for start in range(COLS, d, COLS):
+        bits = _magnitudes(x_ptr, offset, start, d, KIND, COLS)
+        n += ((bits >= least) & (bits < 0x7F800000)).to(tl.int32)
     return tl.sum(n, axis=0)
 
 
 @triton.jit
-def _list_row(x_ptr, book_ptr, offset, d, id, top, least, most, KIND: tl.constexpr):
+def _list_row(x_ptr, book_ptr, offset, d, id, top, least, most, KIND: tl.constexpr, COLS: tl.constexpr):
     """List the elements of a row from `least` on, but only the first `most` by (|x| descending, feature)."""
-    n = _count_from(x_ptr, offset, d, least, KIND)
+    STEP: tl.constexpr = 65536 if KIND == 0 else 8192 if KIND == 1 else 1  # between numbers of the element type
+    first = _magnitudes(x_ptr, offset, 0, d, KIND, COLS)
+    n = _count_from(first, x_ptr, offset, d, least, KIND, COLS)
     floor = least - 1  # all above it are listed, and of those that equal it n_equal
     n_equal = n * 0
     if n > most:
-        high = top + 1
+        high = top + STEP
         floor = least
         n_above = n * 0
-        while high - floor > 1:  # at least `most` elements from `floor` on, fewer from `high` on
-            middle = floor + (high - floor) // 2
-            n = _count_from(x_ptr, offset, d, middle, KIND)
+        while high - floor > STEP:  # at least `most` elements from `floor` on, fewer from `high` on
+            middle = floor + (high - floor) // (2 * STEP) * STEP
+            n = _count_from(first, x_ptr, offset, d, middle, KIND, COLS)
             floor = tl.where(n >= most, middle, floor)
             n_above = tl.where(n >= most, n_above, n)
             high = tl.where(n >= most, high, middle)
         n_equal = most - n_above
         n = most + n * 0
-    at = tl.atomic_add(book_ptr + B.N_ENTRIES, n)
+    at = tl.atomic_add(book_ptr + B.N_ENTRIES, n.to(tl.int64))
     entries = B.field(book_ptr, B.ENTRIES, tl.int64)
-    for start in range(0, d, _COLS):
-        feature = start + tl.arange(0, _COLS)
+    for start in range(0, d, COLS):
+        feature = start + tl.arange(0, COLS)
         bits = B.element_bits(x_ptr, offset + feature, feature < d, KIND)
         magnitude = bits & 0x7FFFFFFF
         finite = (feature < d) & (magnitude < 0x7F800000)
         equal = finite & (magnitude == floor)
-        listed = (finite & (magnitude > floor)) | (equal & (tl.cumsum(equal.to(tl.int64), axis=0) <= n_equal))
-        n_equal = tl.maximum(n_equal - tl.sum(equal.to(tl.int64), axis=0), 0)
-        to = entries + (at + tl.cumsum(listed.to(tl.int64), axis=0) - 1) * 3
+        listed = (finite & (magnitude > floor)) | (equal & (tl.cumsum(equal.to(tl.int32), axis=0) <= n_equal))
+        n_equal = tl.maximum(n_equal - tl.sum(equal.to(tl.int32), axis=0), 0)
+        to = entries + (at + tl.cumsum(listed.to(tl.int32), axis=0) - 1) * 3
         tl.store(to, bits.to(tl.int64), mask=listed)
-        tl.store(to + 1, id + tl.zeros([_COLS], tl.int64), mask=listed)
+        tl.store(to + 1, id + tl.zeros([COLS], tl.int64), mask=listed)
         tl.store(to + 2, feature.to(tl.int64), mask=listed)
         at += tl.sum(listed.to(tl.int64), axis=0)
 
