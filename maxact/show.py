@@ -69,7 +69,7 @@ def _heading(run: Run) -> list[str]:
     lines.append(f"M = {number(run.M)}")
     peaks = run.peaks()
     for place, names in _group(peaks).items():
-        lines.append(f"  at {_ranges(names)}: {_describe(run, place)}")
+        lines.append(f"  at {ranges(names)}: {_describe(run, place)}")
     lines += _published(model.get("model_id"))
     bad = [name for name in run.sites if run.sites[name].n_nan != 0 or run.sites[name].n_inf != 0]
     if bad:
@@ -84,7 +84,7 @@ def _heading(run: Run) -> list[str]:
     massive = sum(run.sites[name].n_massive_tokens or 0 for name in run.sites if site_kind(name) == "hidden")
     where = [name for name in run.sites if site_kind(name) == "hidden" and run.sites[name].n_massive_tokens]
     lines.append(
-        f"Massive activations (|x| > 100 and > 1000 medians): {number(massive)} tokens in {_ranges(where)}"
+        f"Massive activations (|x| > 100 and > 1000 medians): {number(massive)} tokens in {ranges(where)}"
         if where
         else "Massive activations (|x| > 100 and > 1000 medians): none in the residual stream"
     )
@@ -131,7 +131,7 @@ def _describe(run: Run, place: Place) -> str:
     return f"{number(place.value)} · {expert}token{token} at position {position} of sample {sample} · channel {place.feature}"
 
 
-def _ranges(names: list[str]) -> str:
+def ranges(names: list[str]) -> str:
     """layer_11_hidden … layer_27_hidden (17 sites)"""
     if len(names) <= 2:
         return " and ".join(safe(name) for name in names)

@@ -65,10 +65,10 @@ def _domains(found: dict) -> Table:
 def _sites(found: dict) -> Table:
     growing = sorted(found["sites"].items(), key=lambda item: -item[1]["growth_per_doubling"])
     caption = f"of {len(growing)} sites those that the last doubling raised most"
-    table = _table("site", "absmax", "per doubling", "within 1 %", caption=caption, text=1)
+    table = _table("site", "absmax", "per doubling", "samples at 99 %", caption=caption, text=1)
     for name, row in growing[:_SHOWN]:
         grows = _signed(row["growth_per_doubling"])
-        table.add_row(safe(name), number(row["absmax"]), grows, f"{row['n_near']:,} samples")
+        table.add_row(safe(name), number(row["absmax"]), grows, number(row["n_near"]))
     return table
 
 

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .run import Run, place_of, site_kind, site_layer
-from .show import number, safe
+from .show import number, ranges, safe
 
 _TOKENS = 3  # of a layer
 
@@ -26,10 +26,12 @@ def print_sweep(run: Run, console: Console) -> None:
     else:
         console.print("Not exhaustive: what stands at position 0 depends on what follows.")
     console.print(f"M = {number(run.M)}")
+    groups: dict[tuple[int, str], list[str]] = {}  # sites of one channel and the same tokens
     for place in run.peaks():
-        console.print(
-            f"  at {safe(place.site)}, channel {place.feature}: {_tokens(swept['sites'].get(place.site, []))}"
-        )
+        tokens = _tokens(swept["sites"].get(place.site, []))
+        groups.setdefault((place.feature, tokens), []).append(place.site)
+    for (channel, tokens), names in groups.items():
+        console.print(f"  at {ranges(names)}, channel {channel}: {tokens}")
     console.print(_table(run, swept["sites"]))
 
 

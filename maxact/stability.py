@@ -56,6 +56,7 @@ def stability(run: Run) -> dict:
     if n < 2:
         raise ValueError(f"stability: this run measured {n} samples, expected at least 2")
     sizes = halvings(n)
+    weights = [subset_weights(size, n) for size in sizes]
     growth = growth_per_doubling(M)
     near = int((M >= 0.99 * M.max()).sum())
     found = {
@@ -69,15 +70,7 @@ def stability(run: Run) -> dict:
         "exceeding_share": exceeding_share(n),
         "paper": paper_subsets(M, samples.domain),
         "domains": _by_domain(M, samples.domain),
-        "sites": {
-            name: {
-                "absmax": float(x.max()),
-                "growth_per_doubling": growth_per_doubling(x),
-                "n_near": int((x >= 0.99 * x.max()).sum()),
-                "curve": [row["mean"] for row in curve(x, sizes)],
-            }
-            for name, x in vectors.items()
-        },
+        "sites": {name: _of_site(x, weights) for name, x in vectors.items()},
         "left_out": [name for name in run.sites if site_kind(name) == "experts_act"],
     }
     return found | {"verdict": _verdict(found)}
@@ -220,6 +213,17 @@ def _moments(x: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
     return mean, math.sqrt(float((x - mean) ** 2 @ weights))
 
 
+def _of_site(values: np.ndarray, weights: list[np.ndarray]) -> dict:
+    x = np.sort(values)
+    means = [float(x @ w) for w in weights]
+    return {
+        "absmax": means[-1],
+        "growth_per_doubling": means[-1] / means[-2] - 1 if means[-2] else 0.0,
+        "n_near": int((x >= 0.99 * x[-1]).sum()),
+        "curve": means,
+    }
+
+
 def _by_domain(M: np.ndarray, domain: np.ndarray) -> dict[str, dict]:  # noqa: N803
     found = {}
     for name in sorted(set(domain.tolist())):
@@ -247,8 +251,8 @@ def _is_sample(row, n_samples: int) -> bool:
 
 def _verdict(found: dict) -> str:
     n, growth = found["n_samples"], found["growth_per_doubling"]
-    near = f"{found['n_near']:,} of {n:,} samples come within 1 % of M"
+    near = f"{found['n_near']:,} of {n:,} samples reach 99 % of M"
     step = f"from {(n + 1) // 2:,} to {n:,} samples the expected M grows by {growth:.2%}"
     if found["saturated"]:
         return f"Saturated for samples like these: {step}, and {near}."
-    return f"Not saturated: {step}, and {near}. More samples would raise M."
+    return f"Not saturated: {step}, and {near}. More samples would probably raise M."

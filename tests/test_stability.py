@@ -154,7 +154,7 @@ def test_samples_that_were_not_measured_have_no_part():
 def test_the_verdict_says_saturated_or_by_how_much_it_grows():
     flat = stability(a_run({"layer_0_hidden": [100.0, 100, 99.5, 99.8, 20, 3]}))
     assert flat["saturated"] is True and flat["verdict"].startswith("Saturated")
-    assert "4 of 6 samples come within 1 % of M" in flat["verdict"]
+    assert "4 of 6 samples reach 99 % of M" in flat["verdict"]
     steep = stability(a_run({"layer_0_hidden": [100.0, 50.0, 50.0, 50.0]}))
     assert steep["saturated"] is False and steep["growth_per_doubling"] == pytest.approx(1 / 3)
     assert "from 2 to 4 samples the expected M grows by 33.33%" in steep["verdict"]
