@@ -37,6 +37,24 @@ def report(
     note(f"Written to {output} ({size / 1e6:,.1f} MB).")
 
 
+@app.command(epilog="Example: maxact merge runs/shard-* -o runs/whole")
+def merge(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories, from measure --shard K/N.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The run directory to write.")],
+    overwrite: Annotated[bool, typer.Option(help="Replace a run that is there.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make one run of shards measured apart: the same bits as one measurement. Refuses what does not belong together."""
+    from .merging import merge_runs
+    from .run import Run, check_output
+
+    check_output(output, overwrite)
+    run = merge_runs(((str(path), Run.load(path)) for path in runs), note)
+    run.save(output, overwrite=overwrite)
+    print_run(run, as_json)
+    note(f"Written to {output}.")
+
+
 @app.command(epilog="Example: maxact compare runs/base runs/instruct --top 10")
 def compare(
     a: Annotated[Path, typer.Argument(help="A run directory.")],

@@ -33,10 +33,10 @@ def identity(model, corpus_digest: str, encoded: Sequence[Encoded], settings: Ma
     }
 
 
-def differences(now: Mapping, before: Mapping) -> str:
-    """`topk is 50, was 100; ...`; empty if there are none."""
+def differences(now: Mapping, before: Mapping, before_is: str = "before") -> str:
+    """`topk is 50, before 100; ...`; empty if there are none."""
     names = [name for name in (*now, *(set(before) - set(now))) if now.get(name) != before.get(name)]
-    found = [f"{name} is {_short(now.get(name))}, was {_short(before.get(name))}" for name in names[:_SHOWN]]
+    found = [f"{name} is {_short(now.get(name))}, {before_is} {_short(before.get(name))}" for name in names[:_SHOWN]]
     return "; ".join(found) + (f"; and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 

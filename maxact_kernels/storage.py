@@ -45,6 +45,15 @@ class Arrays(dict):
         whole[index] = value
         return whole.reshape(shape)
 
+    def add_to(self, whole: np.ndarray, name: str) -> None:
+        """Add a table to one of its shape, in place."""
+        held = super().__getitem__(name)
+        if isinstance(held, np.ndarray):
+            whole += held
+        else:
+            index, value, _ = held
+            whole.reshape(-1)[index] += value  # no index occurs twice
+
 
 def pack(options: Options, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The fields of a state as a file holds them."""

@@ -13,7 +13,7 @@ import maxact_kernels
 ROOT = Path(maxact_kernels.__file__).parent.parent
 KERNELS = sorted((ROOT / "maxact_kernels").glob("*.py"))
 MODULES = [*KERNELS, *sorted((ROOT / "maxact").glob("**/*.py"))]
-NO_TORCH = ["fields", "quantization", "storage", "summary"]
+NO_TORCH = ["fields", "merge_arrays", "quantization", "storage", "summary"]
 
 
 def imported(path: Path) -> set[str]:

@@ -178,11 +178,11 @@ def test_an_error_of_the_model_keeps_what_was_measured_before(tmp_path):
 @pytest.mark.parametrize(
     ("change", "difference"),
     [
-        (dict(topk=10), "topk is 10, was 9"),
-        (dict(tokens_per_batch=21), "tokens_per_batch is 21, was 20"),
+        (dict(topk=10), "topk is 10, before 9"),
+        (dict(tokens_per_batch=21), "tokens_per_batch is 21, before 20"),
         (dict(bos=True), "token_ids is"),
-        (dict(sites="gemm"), "sites is 'gemm', was 'default'"),
-        (dict(skip_first=1), "skip_first is 1, was 0"),
+        (dict(sites="gemm"), "sites is 'gemm', before 'default'"),
+        (dict(skip_first=1), "skip_first is 1, before 0"),
     ],
 )
 def test_another_option_is_refused_by_its_name(tmp_path, often, change, difference):
@@ -198,9 +198,9 @@ def test_another_model_or_corpus_is_refused_by_its_name(tmp_path, often):
     other = tiny("llama", dtype=torch.bfloat16)
     with torch.no_grad():
         other.model.layers[2].mlp.down_proj.weight.mul_(1.01)
-    with pytest.raises(ValueError, match="weights is '.*', was '"):
+    with pytest.raises(ValueError, match="weights is '.*', before '"):
         run_to(tmp_path, "r", other, resume=True)
-    with pytest.raises(ValueError, match="corpus is '.*', was '.*; token_ids is"):
+    with pytest.raises(ValueError, match="corpus is '.*', before '.*; token_ids is"):
         measure(
             tiny("llama", torch.bfloat16), Letters(), TEXTS[:-1], checkpoint=tmp_path / ".r", resume=True, **OPTIONS
         )
