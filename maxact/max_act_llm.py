@@ -207,6 +207,11 @@ def _notes(run: Run, sites: dict[str, Summary], peak: float) -> list[str]:
     notes = []
     if run.partial:
         notes.append("The run is partial: it was interrupted, and the files cannot say so.")
+    corpus = run.provenance.get("corpus", {})
+    changed = [key for key in ("bos", "special_tokens", "chat_template") if corpus.get(key)]
+    changed += ["skip_first"] if run.provenance.get("skip_first") else []
+    if changed:
+        notes.append(f"Measured with {', '.join(changed)}, as the published results were not; the files cannot say so.")
     if run.M != peak:
         notes.append(
             f"global_max_activation is {peak:g}, over hidden, attn_output, mlp_output, embedding_output and "

@@ -6,6 +6,8 @@ import json
 import math
 from pathlib import Path
 
+from maxact_kernels.fields import FLOAT32_MAX
+
 from .run import is_name
 
 KINDS = ("activation_stats", "top5_stats", "quant_sanity")
@@ -51,6 +53,9 @@ def _check_stats(document: dict) -> None:
         for key in ("max", "min", "count"):
             if key not in values:
                 raise ValueError(f"{name}: {key} is missing")
+        for key in ("max", "min"):
+            if FLOAT32_MAX < abs(values[key]) < math.inf:
+                raise ValueError(f"{name}: {key}: {values[key]}, expected a float32")
         for key in ("count", "sun_n_tokens", "sun_n_pass"):
             _check_count(f"{name}: {key}", values.get(key, 0))
         if not 0 <= values.get("abs_hist_zero_frac", 0) <= 1:

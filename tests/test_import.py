@@ -214,6 +214,7 @@ BAD = {
     "infinitely many": ({"activation_stats": site(count=math.inf)}, "layer_0_hidden: count: inf, expected a whole"),
     "nan tokens": ({"activation_stats": site(sun_n_tokens=math.nan)}, "sun_n_tokens: nan, expected a whole number"),
     "huge": ({"activation_stats": site(mean=10**40)}, "'mean': expected a number"),
+    "no float32": ({"activation_stats": site(max=1e300)}, "layer_0_hidden: max: 1e+300, expected a float32"),
     "upside down": ({"activation_stats": site(max=-3.0, min=3.0)}, "max -3.0 is less than min 3.0"),
     "a share of 2": ({"activation_stats": site(abs_hist_zero_frac=2.0)}, "abs_hist_zero_frac: 2.0, expected 0 to 1"),
     "minus one layer": ({"activation_stats": stats(num_hidden_layers=-1)}, "num_hidden_layers: -1, expected a whole"),

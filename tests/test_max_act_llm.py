@@ -184,11 +184,13 @@ def test_what_the_format_cannot_hold_is_said(exported):
     x = tensors()
     x["embedding_output"][3, 3] = float("nan")
     x["final_layernorm"][4, 5:] = 0.0
-    stats, _, _, notes = exported(run_of(x, {"partial": True}, topk=9))
+    around = {"corpus": {"name": "builtin", "bos": True}, "skip_first": 1}
+    stats, _, _, notes = exported(run_of(x, {"partial": True} | around, topk=9))
     said = " ".join(notes)
     assert (
         "quant_sanity: thresholds and errors are of the same samples" in said and "moe_gate holds router logits" in said
     )
+    assert "Measured with bos, skip_first, as the published results were not" in said
     assert "partial" in said and "Left out" in said and "mlp_act" in said and "top_k" in said
     assert "nan or inf in 1 of the sites, first embedding_output" in said
     assert stats["per_layer_stats"]["embedding_output"]["count"] == N * D - 1
