@@ -98,6 +98,16 @@ class Run:
         known |= {"groups": groups} if groups else {}
         return Run(Sites(held), known | (provenance or {}))
 
+    def __repr__(self) -> str:
+        from .notebook import line
+
+        return line(self)
+
+    def _repr_html_(self) -> str:
+        from .notebook import html
+
+        return html(self)
+
     @property
     def partial(self) -> bool:
         """True if the measurement was interrupted: what was measured is right, but it is not the whole corpus."""
