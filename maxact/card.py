@@ -11,7 +11,7 @@ from maxact_kernels.summary import Summary
 from .check import LIMITS
 from .markdown import printable, table, text
 from .published import CITATION, checkpoint, checkpoints
-from .run import Run, site_kind, site_layer
+from .run import ROUTERS, Run, site_kind, site_layer
 from .show import decibel, number
 
 PICTURE = (
@@ -21,6 +21,8 @@ PICTURE = (
 
 def section(run: Run, picture: str | None = None) -> str:
     """The section, without markers. picture: what the card links to. Raises ValueError for a run without a value."""
+    if "imported" in run.provenance:
+        raise ValueError("this run was imported, and a card says how to measure it again; measure the model")
     if not math.isfinite(run.M):
         raise ValueError("this run holds no finite value, so there is nothing to say of it")
     parts = ["## Activation magnitudes", _headline(run)]
@@ -37,9 +39,11 @@ def _headline(run: Run) -> str:
     tied = f" (and in {_n(len(peaks) - 1, 'more site')}, where it is the same)" if len(peaks) > 1 else ""
     token = run.token_text(first.sample, first.position)
     named = "the token" if token is None else f"the token “{text(token)}”"
+    expert = "" if first.expert is None else f"expert {first.expert}, "
     lines = [
         f"**M = {number(run.M)}** is the largest magnitude of any activation that was measured: {number(first.value)} in "
-        f"{where}{tied}, channel {first.feature}, {named} at position {first.position} of sample {first.sample}."
+        f"{where}{tied}, {expert}channel {first.feature}, {named} at position {_known(first.position)} of sample "
+        f"{_known(first.sample)}."
     ]
     if run.partial:
         lines.append("**The measurement was interrupted: this is not the whole corpus.**")
@@ -49,6 +53,10 @@ def _headline(run: Run) -> str:
             f"**nan or inf in {_n(len(bad), 'site')}, first {text(bad[0])}; all figures are of the finite values.**"
         )
     return " ".join(lines)
+
+
+def _known(coordinate: int | None) -> str:
+    return "unknown" if coordinate is None else str(coordinate)
 
 
 def _verdicts(run: Run) -> str:
@@ -109,7 +117,7 @@ def _quantization(run: Run) -> Iterator[str]:
     rows = []
     for kind in dict.fromkeys(site_kind(name) for name in run.sites):
         sites = [name for name in run.sites if site_kind(name) == kind and _has_error(run.sites[name])]
-        if kind != "moe_gate" and sites:
+        if kind not in ROUTERS and sites:
             rows.append(_row(run, min(sites, key=lambda name: run.sites[name].quantization_error("int8").sqnr_db)))
     if not rows:
         yield "The run holds no counts of magnitudes, so nothing is known of quantization."
@@ -148,6 +156,7 @@ def _measured(run: Run) -> Iterator[str]:
             _counted(p.get("n_samples"), "sample"), _counted(p.get("n_tokens"), "token"),
             " and ".join(around) or "no special tokens" if corpus else None,
             _counted(corpus.get("n_truncated"), "cut sample") if corpus.get("n_truncated") else None,
+            f"without the first {_counted(p['skip_first'], 'token')} of each" if p.get("skip_first") else None,
         ]),
         ("measured at", [_counted(len(run.sites), "site"), _layers(run)]),
         ("by", [
@@ -196,7 +205,7 @@ def command(run: Run) -> str:
     p = run.provenance
     model, corpus = p.get("model", {}), p.get("corpus", {})
     n_samples = max((options.n_samples for _, options, _ in run.sites.held()), default=0)
-    sites = p.get("site_set")
+    sites, shard = p.get("site_set"), p.get("shard")
     options = {
         "--corpus": corpus.get("name") if corpus.get("name") != "builtin" else None,
         "--limit": n_samples,
@@ -206,6 +215,8 @@ def command(run: Run) -> str:
         "--attn": model.get("attn"),
         "--max-length": corpus.get("max_length"),
         "--tokens-per-batch": p.get("tokens_per_batch"),
+        "--skip-first": p.get("skip_first"),
+        "--shard": "/".join(map(str, shard)) if isinstance(shard, list) and shard != [1, 1] else None,
     }
     words = ["maxact measure", _word(model.get("model_id"), "MODEL")]
     words += [f"{name} {_word(value, name[2:].upper())}" for name, value in options.items() if value]

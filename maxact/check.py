@@ -12,7 +12,7 @@ from rich.table import Table
 
 from maxact_kernels.summary import Summary
 
-from .run import Run, place_of, site_kind, token_of
+from .run import ROUTERS, Place, Run, place_of, site_kind, token_of
 from .show import decibel, number, safe
 
 # The largest |x| that each format holds without a scale: IEEE 754 half precision; OCP 8-bit floating point, revision 1.0.
@@ -103,7 +103,7 @@ def limit_of(text: str) -> float:
 def judged_by_sqnr(sites: list[str]) -> list[str]:
     """Those of these sites that a quantizer reads: the inputs of projections; if none was measured, all but routers."""
     inputs = [name for name in sites if site_kind(name) in GEMM_INPUTS]
-    return inputs or [name for name in sites if site_kind(name) != "moe_gate"]
+    return inputs or [name for name in sites if site_kind(name) not in ROUTERS]
 
 
 def number_or_name(threshold: str) -> str | float:
@@ -146,7 +146,8 @@ def _finite(run: Run, sites: list[str]) -> Verdict:
             elements = []
             if summary.first_nonfinite:
                 token, feature = summary.first_nonfinite
-                elements.append(_element(run, *token_of(name, token)[:2], feature, None))  # its value is nan or inf
+                sample, position, expert = token_of(name, token)
+                elements.append(_element(run, Place(name, sample, position, feature, None, expert)))  # nan or inf
             why = f"{number(summary.n_nan)} nan, {number(summary.n_inf)} inf"
             failures.append(Failure(name, "finite", why, figures, [], elements))
         elif not summary.n_elements:
@@ -192,15 +193,14 @@ def _over(run: Run, site: str, summary: Summary, name: str, limit: float) -> Fai
 
 
 def _elements(run: Run, site: str, summary: Summary, n: int) -> list[dict]:
-    """The n largest, with the text of their tokens."""
+    """The n largest, with the text of their tokens; none of an imported run, which knows no places."""
     places = [place_of(site, summary, rank) for rank in range(min(n, len(summary.topk.values)))]
-    known = [place for place in places if place.position is not None]
-    return [_element(run, place.sample, place.position, place.feature, place.value) for place in known]
+    return [_element(run, place) for place in places if place.feature is not None]
 
 
-def _element(run: Run, sample: int, position: int, feature: int, value: float | None) -> dict:
-    place = {"sample": sample, "position": position, "feature": feature}
-    return {"value": value} | place | {"text": run.token_text(sample, position)}
+def _element(run: Run, place: Place) -> dict:
+    element = {key: value for key, value in place.to_json().items() if key != "site"}
+    return element | {"text": run.token_text(place.sample, place.position)}
 
 
 def _accurate(run: Run, sites: list[str], sqnr_db: float, quantizer: Quantizer) -> Verdict:
@@ -214,7 +214,9 @@ def _accurate(run: Run, sites: list[str], sqnr_db: float, quantizer: Quantizer) 
         if found[site] < sqnr_db:
             why = f"{decibel(found[site])} dB"
             elements = _elements(run, site, summary, _SHOWN)
-            failures.append(Failure(site, "sqnr", why, figures, [elements[0]["feature"]], elements))
+            failures.append(
+                Failure(site, "sqnr", why, figures, [element["feature"] for element in elements[:1]], elements)
+            )
     failures.sort(key=lambda failure: failure.figures["sqnr_db"])
     closest = min(found, key=found.get, default=None)
     what = f"sqnr: {safe(quantizer.format)}, {_scaled(quantizer.threshold)}, at least {sqnr_db:g} dB"
@@ -258,7 +260,7 @@ def _table(failures: list[Failure]) -> Table:
                 "–" if per_token is None else decibel(per_token),
                 "–" if zeroed is None else f"{zeroed:.1%}",
                 number(f["absmax_by_rms"]),
-                str(failure.channels[0]),
+                ", ".join(map(str, failure.channels)),
             )
         return table
     for heading in ("", "elements over", "channels", "tokens, as sample:position"):
@@ -277,8 +279,12 @@ def _table(failures: list[Failure]) -> Table:
 
 def _tokens(elements: list[dict], n_over: int | None) -> tuple[list[str], int | None]:
     """The tokens of these elements, each once, and how many there are; None if elements that were not kept have more."""
-    places = dict.fromkeys((e["sample"], e["position"], e["text"]) for e in elements)
-    shown = [f"{'' if text is None else safe(text) + ' at '}{sample}:{position}" for sample, position, text in places]
+    tokens = dict.fromkeys((e["sample"], e["position"], e.get("expert"), e["text"]) for e in elements)
+    shown = []
+    for sample, position, expert, text in tokens:
+        place = ":".join("–" if part is None else str(part) for part in (sample, position))
+        of_expert = "" if expert is None else f" in expert {expert}"
+        shown.append(("" if text is None else f"{safe(text)} at ") + place + of_expert)
     return shown, len(shown) if n_over in (None, len(elements)) else None
 
 

@@ -99,8 +99,12 @@ def to_json(found: Comparison) -> dict:
 def describe(found: Comparison, top: int | None) -> Iterator[str | Table]:
     """The comparison for a terminal; `top`: how many sites, None for all."""
     yield sentence(found)
-    for name, (a, b) in found.conditions.items():
-        yield f"They were not measured alike: {name} {_shown(a)} against {_shown(b)}."
+    known = [f"{name} {_shown(a)} → {_shown(b)}" for name, (a, b) in found.conditions.items() if None not in (a, b)]
+    if known:
+        yield f"Not measured alike: {' · '.join(known)}"
+    for which, place in (("first", 0), ("second", 1)):
+        if unknown := [name for name, values in found.conditions.items() if values[place] is None]:
+            yield f"Not recorded in the {which}: {', '.join(unknown)}."
     for which, names in (("first", found.only_a), ("second", found.only_b)):
         if names:
             more = f" and {len(names) - 8} more" if len(names) > 8 else ""
@@ -160,14 +164,14 @@ def _conditions(a: Run, b: Run) -> Iterator[tuple[str, tuple]]:
             values = tuple(run.provenance.get(part, {}).get(key) for run in (a, b))
             if values[0] != values[1]:
                 yield f"{part} {key}", values
-    for key in ("n_samples", "n_tokens", "partial"):
+    for key in ("skip_first", "n_samples", "n_tokens", "partial"):
         values = a.provenance.get(key), b.provenance.get(key)
         if values[0] != values[1]:
             yield key, values
 
 
 def _shown(value) -> str:
-    return "not recorded" if value is None else safe(str(value)[:24])
+    return safe(str(value)[:24])
 
 
 def _table(changes: list[Change]) -> Table:

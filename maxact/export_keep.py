@@ -48,7 +48,7 @@ def keep(
     record = {"demand": demand, "about": about, "layers": layers, "sites": rows, "maxact": run.provenance.get("maxact")}
     text = json.dumps(plain(record), indent=1, allow_nan=False, ensure_ascii=False)
     whole = sum(row["keep"] == "site" for row in rows)
-    note = f"{len(rows)} sites fall short: {whole} are to be kept whole, of {len(rows) - whole} some channels."
+    note = f"Sites that fall short: {len(rows)}, of which {whole} are to be kept whole and {len(rows) - whole} in part."
     return {"keep.json": text.encode()}, [note]
 
 
@@ -82,6 +82,6 @@ def _short_of_room(run: Run, largest: float) -> Iterator[dict]:
         if summary.absmax > largest:
             absmax = summary.channel_absmax
             channels = [int(channel) for channel in (-absmax).argsort(kind="stable") if absmax[channel] > largest]
-            few = len(channels) <= max(1, len(absmax) // _ONE_IN)
+            few = 0 < len(channels) <= max(1, len(absmax) // _ONE_IN)  # an imported run knows no channels
             found = {"site": name, "layer": site_layer(name), "absmax": summary.absmax}
             yield found | {"keep": "channels" if few else "site", "channels": channels}

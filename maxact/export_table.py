@@ -59,7 +59,7 @@ def _row(run: Run, name: str, summary: Summary) -> dict:
             row |= {f"int8_{threshold}_sqnr_db": error.sqnr_db, f"int8_{threshold}_zeroed": error.zeroed}
         row["absmax_by_rms"] = summary.absmax / summary.rms if summary.absmax else math.nan
     place = place_of(name, summary, 0)._asdict() if summary.n_elements else {}
-    row |= {key: place.get(key) for key in ("sample", "position", "feature", "value")}
+    row |= {key: place.get(key) for key in ("sample", "position", "expert", "feature", "value")}
     row["text"] = run.token_text(place["sample"], place["position"]) if place else None
     return row
 

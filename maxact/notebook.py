@@ -37,7 +37,7 @@ def _facts(run: Run) -> list[str]:
 
 def _where(run: Run, place: Place) -> str:
     where = _html(place.site)
-    if place.position is None:
+    if place.position is None:  # an imported run, or a row of an expert that has no room for it
         return where
     token = run.token_text(place.sample, place.position)
     shown = "" if token is None else f" <code>{_html(token)}</code>"

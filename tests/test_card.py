@@ -82,6 +82,9 @@ def test_the_command_is_one_that_measures_the_same(run):
     )
     run.provenance["site_set"] = ["layer_*_hidden", "final_layernorm"]
     assert shlex.split(command(run))[6] == "layer_*_hidden,final_layernorm"
+    run.provenance |= {"skip_first": 4, "shard": [2, 3]}
+    assert command(run).endswith(" --skip-first 4 --shard 2/3 --bos")
+    assert "without the first 4 tokens of each" in section(run)
     run.provenance["model"]["model_id"] = "$(rm -rf /) `x`"
     run.provenance["corpus"]["name"] = "-o evil"
     assert command(run).startswith("maxact measure MODEL --corpus CORPUS --limit 3")
@@ -219,6 +222,9 @@ def test_a_card_that_is_not_there_is_made_and_none_is_printed(run, tmp_path, cap
     assert (tmp_path / "NEW.md").read_bytes() == with_section(b"", section(run, "maxact-absmax.svg"))
 
 
-def test_a_run_without_a_finite_value_has_no_card():
+def test_a_run_that_cannot_be_repeated_or_has_no_finite_value_has_no_card(run):
+    run.provenance["imported"] = {}
+    with pytest.raises(ValueError, match="was imported, and a card says how to measure it again"):
+        section(run)
     with pytest.raises(ValueError, match="holds no finite value"):
         section(run_of({"layer_0_hidden": noise(n_positions=0)}))

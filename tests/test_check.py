@@ -9,6 +9,9 @@ from commands import maxact
 from small_runs import HOSTILE, noise, run_of, with_peak
 
 from maxact.check import LIMITS, Quantizer, check, limit_of
+from maxact.run import Run, Sites
+from maxact_kernels import fused_probe
+from maxact_kernels.storage import Arrays
 
 
 def judge(run, *limits, **rest):
@@ -126,6 +129,16 @@ def test_the_quantizer_is_that_which_was_asked_for():
     assert per_token["sqnr_db"] == summary.int8_per_token.sqnr_db and per_token["zeroed"] is None
     with pytest.raises(ValueError, match="'int4' per token, expected int8"):
         judge(run, sqnr_db=1.0, quantizer=Quantizer("int4", "per-token"))
+
+
+def test_what_an_expert_computes_is_named_with_the_expert_where_its_token_has_no_name():
+    row = (3 << 32) | (0xFFFF << 16) | 0xFFFF  # expert 3, a sample and position beyond what its row can name
+    state = fused_probe(torch.linspace(500, 451, 8)[None].bfloat16(), token_ids=torch.tensor([row]), n_samples=4)
+    run = Run(Sites({"layer_0_experts_act": (state.options, Arrays(state.host_arrays()))}), {})
+    (failure,) = judge(run, "e4m3").failures
+    place = {"sample": None, "position": None, "feature": 0, "value": 500.0, "expert": 3, "text": None}
+    assert failure.elements[0] == place and failure.channels == list(range(8))
+    assert judge(run, sqnr_db=99.0).failures[0].elements[0] == place
 
 
 @pytest.fixture
