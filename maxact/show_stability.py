@@ -21,7 +21,10 @@ def print_stability(found: dict, console: Console) -> None:
     ):
         console.print(line)
     if found["left_out"]:
-        console.print(f"Left out, as they do not tell samples apart: {len(found['left_out'])} sites of experts.")
+        console.print(
+            f"Left out, as they know experts instead of samples: {len(found['left_out'])} sites, whose largest |x| is "
+            f"{number(found['left_out_M'])}."
+        )
     for table in (_curve(found), _paper(found), _domains(found), _sites(found)):
         console.print(table)
 

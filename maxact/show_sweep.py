@@ -28,7 +28,7 @@ def print_sweep(run: Run, console: Console) -> None:
     console.print(f"M = {number(run.M)}")
     groups: dict[tuple[int, str], list[str]] = {}  # sites of one channel and the same tokens
     for place in run.peaks():
-        tokens = _tokens(swept["sites"].get(place.site, []))
+        tokens = _tokens(swept["sites"][place.site])
         groups.setdefault((place.feature, tokens), []).append(place.site)
     for (channel, tokens), names in groups.items():
         console.print(f"  at {ranges(names)}, channel {channel}: {tokens}")

@@ -45,7 +45,7 @@ def stability(run: Run) -> dict:
     - `paper`: subsets as arXiv 2605.15572 drew them (`paper_subsets`)
     - `domains`: for each domain n_samples, M, growth_per_doubling; `sites`: for each site absmax, growth_per_doubling,
       n_near and the means of its `curve`, at the same n
-    - `left_out`: sites that do not know samples; `verdict`: all of this in a sentence
+    - `left_out`: sites of experts, which know experts instead of samples, and `left_out_M`; `verdict`: all of this in a sentence
 
     Raises ValueError if the run has no per-sample vectors or fewer than two measured samples.
     """
@@ -58,6 +58,7 @@ def stability(run: Run) -> dict:
     sizes = halvings(n)
     weights = [subset_weights(size, n) for size in sizes]
     growth = growth_per_doubling(M)
+    left_out = [name for name in run.sites if site_kind(name) == "experts_act"]
     near = int((M >= 0.99 * M.max()).sum())
     found = {
         "n_samples": n,
@@ -71,7 +72,8 @@ def stability(run: Run) -> dict:
         "paper": paper_subsets(M, samples.domain),
         "domains": _by_domain(M, samples.domain),
         "sites": {name: _of_site(x, weights) for name, x in vectors.items()},
-        "left_out": [name for name in run.sites if site_kind(name) == "experts_act"],
+        "left_out": left_out,
+        "left_out_M": max((run.sites[name].absmax for name in left_out), default=0.0),
     }
     return found | {"verdict": _verdict(found)}
 

@@ -23,8 +23,7 @@ from .loop import Progress, measure_batches
 from .measurement import environment, token_text
 from .parallel import Team
 from .planning import Work, plan
-from .run import Run, site_kind
-from .stability import OTHER_ROWS
+from .run import Run, site_kind, token_of
 
 _SHOWN = 5  # tokens of a site
 
@@ -105,7 +104,7 @@ def sweep(
         "position": len(front),
         "n_vocabulary": n_vocabulary,
         "exhaustive": alone and whole,
-        "sites": {name: _largest_tokens(run, name) for name in run.sites if site_kind(name) not in OTHER_ROWS},
+        "sites": {name: _largest_tokens(run, name) for name in run.sites if site_kind(name) != "moe_gate"},
     }
     return run
 
@@ -127,13 +126,10 @@ def sees_only_itself(decoder: torch.nn.Module, n_vocabulary: int) -> bool:
 
 
 def _largest_tokens(run: Run, site: str) -> list[dict]:
-    """The tokens that stand highest in a site's top-k, each once."""
+    """The tokens that stand highest in a site's top-k, each once. Experts' rows name only the first 65,535 ids."""
     top, found = run.sites[site].topk, {}
-    for value, token in zip(top.values.tolist(), top.token_ids.tolist()):
-        found.setdefault(
-            token >> 32,
-            {"id": token >> 32, "text": run.token_text(token >> 32, token & 0xFFFFFFFF), "absmax": abs(value)},
-        )
-        if len(found) == _SHOWN:
-            break
-    return list(found.values())
+    for value, row in zip(top.values.tolist(), top.token_ids.tolist()):
+        id, position, _ = token_of(site, row)
+        if id is not None and id not in found:
+            found[id] = {"id": id, "text": run.token_text(id, position), "absmax": abs(value)}
+    return list(found.values())[:_SHOWN]

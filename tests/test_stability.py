@@ -135,7 +135,7 @@ def test_m_is_over_all_sites_but_routers_and_experts():
     assert found["sites"]["layer_1_hidden"]["curve"] == [
         row["mean"] for row in curve(np.array([6.0, 2, 2, 2]), [1, 2, 4])
     ]
-    assert found["left_out"] == ["layer_0_experts_act"]
+    assert found["left_out"] == ["layer_0_experts_act"] and found["left_out_M"] == 50.0
     assert found["domains"]["a"] == {"n_samples": 2, "M": 6.0, "growth_per_doubling": pytest.approx(6 / 4.5 - 1)}
     assert found["domains"]["b"]["M"] == 8.0
 

@@ -88,6 +88,14 @@ def test_rows_of_the_embedding_that_no_token_names_are_left_out():
     assert sweep(model, Letters(), sites=["embedding_output"]).provenance["n_tokens"] == VOCAB
 
 
+def test_experts_are_swept_too_and_their_largest_tokens_named():
+    changes = dict(moe_intermediate_size=32, num_experts=4, num_experts_per_tok=2, head_dim=16)
+    run = sweep(tiny("qwen3_moe", **changes), Letters(), sites="gemm")
+    for name in (f"layer_{i}_experts_act" for i in range(3)):
+        assert run.provenance["sweep"]["sites"][name][0]["absmax"] == run.sites[name].absmax
+    assert run.provenance["sweep"]["exhaustive"] and not any("moe_gate" in n for n in run.provenance["sweep"]["sites"])
+
+
 def test_bad_options_are_refused(model):
     with pytest.raises(ValueError, match="tokens_per_batch: 1, expected at least 2"):
         sweep(model, Letters(), bos=True, tokens_per_batch=1)
