@@ -29,7 +29,7 @@ def check(site_map: SiteMap, states: Mapping[str, ProbeState]) -> None:
     if missing:
         raise RuntimeError(
             f"{len(missing)} of {len(site_map.sites)} sites saw no tensor: {_few(missing)}; the forward pass went around "
-            "these modules or around their hooks (torch.compile does so)"
+            "these modules or around their hooks"
         )
     n_tokens = {site: int(states[site.name].fields["n_tokens"]) for site in site_map.sites if site.kind != EXPERTS}
     # Every token passes the residual stream once. Other sites can see fewer: embeddings that the caller computed.

@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from functools import lru_cache, wraps
+from functools import lru_cache
 from types import SimpleNamespace
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from .replaced import Replaced
 from .run import UNNAMED
 from .sites import Site, SiteMap, _note, find_sites
 
@@ -179,7 +180,8 @@ class Watch:
         self._parameters = list(inspect.signature(experts.forward).parameters)
         self._routed: tuple | None = None  # order, index, mask, ids: of the forward pass that is running
         self._replaced = [
-            Replaced(experts, "forward", self._forward),
+            # Compiled code pauses here: what is kept between the two calls is of one forward pass, not of its trace.
+            Replaced(experts, "forward", torch.compiler.disable(self._forward)),
             Replaced(experts, "_apply_gate" if experts.has_gate else "act_fn", self._product),
         ]
 
@@ -240,27 +242,3 @@ class _Loop(TorchFunctionMode):
             else:
                 self._weight = result  # in another dtype
         return result
-
-
-class Replaced:
-    """A method of one instance that goes through `around(original, *args, **kwargs)`, until `remove`."""
-
-    def __init__(self, module: nn.Module, name: str, around: Callable):
-        self._module, self._name = module, name
-        self._before = {name: module.__dict__[name]} if name in module.__dict__ else {}
-        self._around: Callable | None = around
-        original = getattr(module, name)
-
-        @wraps(original)
-        def replacement(*args, **kwargs):
-            if self._around is None:  # removed, but someone who came later still calls it
-                return original(*args, **kwargs)
-            return self._around(original, *args, **kwargs)
-
-        self._replacement = module.__dict__[name] = replacement
-
-    def remove(self) -> None:
-        self._around = None
-        if self._module.__dict__.get(self._name) is self._replacement:
-            del self._module.__dict__[self._name]
-            self._module.__dict__.update(self._before)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -12,16 +10,16 @@ from torch import nn
 
 from maxact_kernels import ProbeState
 
+from . import compiled
 from .coverage import check, coverage
-from .experts import KIND as EXPERTS
-from .experts import Watch, find_all_sites
-from .generation import GenerationMask
+from .experts import find_all_sites
 from .groups import POSITION_0, summarize
 from .modules import modules_of
 from .scalars import scalars
 from .site_states import Key, SiteStates
 from .sites import Site
 from .tokens import Given, Named, TokenNamer, Tokens
+from .wiring import Wiring, is_wired
 
 if TYPE_CHECKING:
     from .run import Run
@@ -68,7 +66,7 @@ def attach(
         raise ValueError(f"skip_first: {skip_first}, expected 0 or more")
     if skip_first and position_0:
         raise ValueError(f"position_0: left out by skip_first={skip_first}; choose one of them")
-    return Probe(model, sites, options, TokenNamer(skip_first, position_0))
+    return Probe(compiled.original(model), sites, options, TokenNamer(skip_first, position_0))
 
 
 class Snapshot(NamedTuple):
@@ -84,7 +82,7 @@ class Probe:
     """The hooks of one model and the states that they feed; made by `attach`. Tokens are named by a `TokenNamer`."""
 
     def __init__(self, model: nn.Module, sites: str | Iterable[str], options: dict, namer: TokenNamer):
-        if any(_is_ours(hook) for module in model.modules() for hook in module._forward_pre_hooks.values()):
+        if is_wired(model):
             raise ValueError(
                 f"model: another probe is attached to this {type(model).__name__}; leave its `with` block or call its "
                 "detach() first"
@@ -95,21 +93,15 @@ class Probe:
         ProbeState(1, torch.float32, device, **options)  # a bad option is an error here, not in a forward pass
 
         self._states = SiteStates(options)
-        self._entered: nn.Module | None = None  # the outermost module of the forward pass that is running
+        self._entered: int | None = None  # place of the outermost module of the forward pass that is running
         self._tokens: Tokens | None = None  # of that forward pass
         self._pending = Named()  # from batch()
         self._namer = namer
         self._latest: Snapshot | None = None
-        self._parameters: dict[nn.Module, list[str]] = {}
-        self._handles: list = []
-        try:
-            self._add_hooks()
-        except BaseException:
-            self.detach()
-            raise
+        self._wiring: Wiring | None = Wiring(self, device, self._say_mask)
 
     def __enter__(self) -> Probe:
-        if not self._handles:
+        if self._wiring is None:
             raise RuntimeError("this probe is detached; call maxact.attach(model) again")
         return self
 
@@ -118,8 +110,9 @@ class Probe:
 
     def detach(self) -> None:
         """Remove all hooks; the states stay. Once is enough, twice does no harm."""
-        while self._handles:
-            self._handles.pop().remove()
+        if self._wiring is not None:
+            self._wiring.remove()
+            self._wiring = None
         self._leave()
 
     @property
@@ -237,74 +230,42 @@ class Probe:
             raise ValueError(f"{min(unknown)}: not one of the sites of this probe")
         self._states.merge(states)
 
-    # On the hook path: nothing waits for the device, and nothing of a tensor's size is made.
+    # What hooks and compiled code call: nothing waits for the device, and nothing of a tensor's size is made.
 
-    def _add_hooks(self) -> None:
-        # The decoder may be called on its own, without the LM head, and so may what lies between it and the model.
-        # Where an encoder lies beside the decoder, the model is called with the encoder's tokens.
-        names = self.site_map.decoder.split(".") if self.site_map.decoder else []
-        for i in range(len(names) if self.site_map.has_encoder else 0, len(names) + 1):
-            module = self.model.get_submodule(".".join(names[:i]))
-            self._parameters[module] = list(inspect.signature(module.forward).parameters)
-            self._handles.append(module.register_forward_pre_hook(self._enter, with_kwargs=True))
-            self._handles.append(module.register_forward_hook(self._leave_if_outermost, always_call=True))
-        for site in self.site_map.sites:
-            module = self.model.get_submodule(site.path)
-            if site.kind == EXPERTS:
-                hook = Watch(module, self._tokens_like, partial(self._see_experts, site))
-            elif site.end == "input":
-                hook = module.register_forward_pre_hook(partial(self._see_input, site), with_kwargs=True)
-            else:
-                hook = module.register_forward_hook(partial(self._see_output, site))
-            self._handles.append(hook)
-        self._handles.append(GenerationMask(self.model, self._say_mask))
-
-    def _enter(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        if self._entered not in (None, module):
+    def enter_at(self, place: int, given: Given) -> None:
+        """A forward pass begins: of the model (place 0), its decoder (the last), or what lies between."""
+        if self._entered not in (None, place) or self._wiring is None:
             return  # inside the forward pass of an outer module, which knew the mask
         self._leave()
         if torch._C._current_graph_task_id() != -1:
             return  # again for the backward pass: gradient checkpointing around the whole module
-        given = Given.of(dict(zip(self._parameters[module], args, strict=False)) | kwargs)
         named, self._pending = self._pending, Named()
         self._tokens = self._namer.name(given, named)
-        self._entered = module
+        self._entered = place
 
-    def _say_mask(self, mask: torch.Tensor) -> None:
-        if self._pending.attention_mask is None:
-            self._pending = self._pending._replace(attention_mask=mask)
-
-    def _leave_if_outermost(self, module: nn.Module, args: tuple, output) -> None:
-        if module is self._entered:
+    def leave_at(self, place: int) -> None:
+        """That forward pass is over."""
+        if place == self._entered:
             self._leave()
 
     def _leave(self) -> None:
         self._entered = self._tokens = None
 
-    def _see_input(self, site: Site, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        self._see(site, (*args, *kwargs.values()))
+    def is_entered(self) -> bool:
+        """Else a module is called on its own, or again for the backward pass (gradient checkpointing)."""
+        return self._tokens is not None
 
-    def _see_output(self, site: Site, module: nn.Module, args: tuple, output) -> None:
-        self._see(site, output)
+    def see_at(self, place: int, x: torch.Tensor) -> None:
+        """Fold in the tensor of the site at this place of the site map."""
+        if self._tokens is not None:
+            self._fold(self.site_map.sites[place], self._states.fold, x, self._tokens)
 
-    def _see(self, site: Site, value) -> None:
-        """Fold the tensor, or the one of a tuple that the site names, into its state."""
-        if self._tokens is None:
-            return  # the module was called on its own, or again for the backward pass (gradient checkpointing)
-        x = _picked(site, value)
-        if not isinstance(x, torch.Tensor):
-            raise TypeError(f"{site.name}: {site.path} has a {type(x).__name__} as {site.end}, expected a tensor")
-        if site.first_half:
-            x = x[..., : x.shape[-1] // 2]
-        if site.kind == "hidden" and x.ndim == 4:  # the residual stream is several streams
-            x = (x.movedim(0, 2) if site.streams_first else x).flatten(2)
-        self._fold(site, self._states.fold, x, self._tokens)
-
-    def _tokens_like(self, x: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor] | None:
+    def tokens_like(self, x: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor] | None:
         """Mask and ids of the tokens x, or None outside of a forward pass."""
         return None if self._tokens is None else self._tokens.like(x)[:2]
 
-    def _see_experts(self, site: Site, product: torch.Tensor, mask, token_ids: torch.Tensor, n_experts: int) -> None:
+    def see_experts(self, site: Site, product: torch.Tensor, mask, token_ids: torch.Tensor, n_experts: int) -> None:
+        """Fold in rows of a layer's experts."""
         self._fold(site, self._states.fold_experts, product, mask, token_ids, n_experts)
 
     def _fold(self, site: Site, fold: Callable, *args) -> None:
@@ -313,18 +274,9 @@ class Probe:
         except (TypeError, ValueError) as error:
             raise type(error)(f"{site.name}: {error}") from None
 
-
-def _picked(site: Site, value):
-    """The tensor of a site in what its module gave or was given."""
-    if not isinstance(value, (tuple, list)) or not value:
-        return value
-    if site.n_experts is None:
-        return value[site.element]
-    return next((x for x in value if x.shape[-1] == site.n_experts and x.is_floating_point()), value[0])
-
-
-def _is_ours(hook) -> bool:
-    return isinstance(getattr(hook, "__self__", None), Probe)
+    def _say_mask(self, mask: torch.Tensor) -> None:
+        if self._pending.attention_mask is None:
+            self._pending = self._pending._replace(attention_mask=mask)
 
 
 def describe(model: nn.Module) -> dict:

@@ -14,7 +14,8 @@ class Given(NamedTuple):
 
     name: str  # of `inputs`
     inputs: torch.Tensor | None  # input_ids [B, S] or inputs_embeds [B, S, d]
-    attention_mask: torch.Tensor | None
+    attention_mask: torch.Tensor | None  # if it has two axes
+    other_mask: str  # what it is otherwise, or ""
     position_ids: torch.Tensor | None
     n_cached: torch.Tensor | int  # tokens in the key-value cache; static caches hold a tensor
 
@@ -22,9 +23,14 @@ class Given(NamedTuple):
     def of(arguments: dict) -> Given:
         name = "input_ids" if arguments.get("input_ids") is not None else "inputs_embeds"
         mask, cache = arguments.get("attention_mask"), arguments.get("past_key_values")
-        says_length = isinstance(mask, torch.Tensor) and mask.ndim == 2
-        n_cached = 0 if says_length or not hasattr(cache, "get_seq_length") else cache.get_seq_length()
-        return Given(name, arguments.get(name), mask, arguments.get("position_ids"), n_cached)
+        other = ""
+        if mask is not None and not (isinstance(mask, torch.Tensor) and mask.ndim == 2):
+            other = f"a {mask.ndim}-D tensor" if isinstance(mask, torch.Tensor) else f"a {type(mask).__name__}"
+            mask = None
+        n_cached = cache.get_seq_length() if mask is None and hasattr(cache, "get_seq_length") else 0
+        positions = arguments.get("position_ids")
+        positions = positions if isinstance(positions, torch.Tensor) else None
+        return Given(name, arguments.get(name), mask, other, positions, n_cached)
 
 
 class Named(NamedTuple):
@@ -58,8 +64,12 @@ class TokenNamer:
         if inputs.ndim < 2:
             raise ValueError(f"{name}: shape {list(inputs.shape)}, expected [batch, tokens]")
         n_rows, n_tokens = inputs.shape[:2]
-        mask = _two_axes(given.attention_mask) if named.attention_mask is None else named.attention_mask
-
+        mask = given.attention_mask if named.attention_mask is None else named.attention_mask
+        if mask is None and given.other_mask:
+            raise ValueError(
+                f"attention_mask: {given.other_mask}, from which the probe cannot tell the padding; give it the 2-D mask "
+                "with probe.batch(attention_mask, sample_ids) before this forward pass"
+            )
         if mask is None:
             goes_on = isinstance(given.n_cached, torch.Tensor) or given.n_cached > 0
             keep, positions = None, torch.arange(n_tokens, device=inputs.device) + given.n_cached  # [S]
@@ -122,20 +132,10 @@ class TokenNamer:
         return samples, positions
 
 
-def _two_axes(mask) -> torch.Tensor | None:
-    if mask is None or isinstance(mask, torch.Tensor) and mask.ndim == 2:
-        return mask
-    what = f"a {mask.ndim}-D tensor" if isinstance(mask, torch.Tensor) else f"a {type(mask).__name__}"
-    raise ValueError(
-        f"attention_mask: {what}, from which the probe cannot tell the padding; give it the 2-D mask with "
-        "probe.batch(attention_mask, sample_ids) before this forward pass"
-    )
-
-
-def _is_packed(position_ids, positions: torch.Tensor, n_rows: int) -> bool:
+def _is_packed(position_ids: torch.Tensor | None, positions: torch.Tensor, n_rows: int) -> bool:
     """Whether position_ids could begin samples within rows; which, only the device knows."""
     return (
-        isinstance(position_ids, torch.Tensor)
+        position_ids is not None
         and position_ids.ndim == 2
         and position_ids.shape[1] == positions.shape[-1] > 0
         and position_ids.shape[0] in (1, n_rows)

@@ -6,8 +6,9 @@ from moe_models import IMPLEMENTATIONS, MOES, experts_of, tiny_moe
 from tiny_models import assert_same_bits, buffers, one_thread, random_ids, tiny  # noqa: F401
 from torch.overrides import _get_current_function_mode_stack
 
-from maxact.experts import Replaced, find_all_sites, row_order
+from maxact.experts import find_all_sites, row_order
 from maxact.hooks import attach
+from maxact.replaced import Replaced
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
