@@ -100,7 +100,7 @@ def test_a_wheel_holds_what_was_built_now_and_nothing_left_over(sources, tmp_pat
         names = archive.namelist()
     assert not [name for name in names if "stale" in name or name.endswith("gone.py")]
     assert [name for name in names if name.startswith("maxact_kernels/_cpu.") and name.endswith(".so")]
-    assert {"maxact/corpus.jsonl", "maxact/recipe_paper.toml"} <= set(names)
+    assert {"maxact/corpus.jsonl", "maxact/published.csv", "maxact/recipe_paper.toml"} <= set(names)
 
 
 def test_building_imports_no_pytorch():
