@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from maxact_kernels.summary import Summary
 
-from .check import LIMITS
+from .limits import LIMITS
 from .markdown import printable, table, text
 from .published import CITATION, checkpoint, checkpoints
 from .run import ROUTERS, Run, site_kind, site_layer

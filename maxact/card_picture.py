@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from xml.sax.saxutils import escape
 
-from .check import LIMITS
+from .limits import LIMITS
 from .run import Run, site_kind, site_layer
 from .show import number
 

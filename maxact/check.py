@@ -12,12 +12,9 @@ from rich.table import Table
 
 from maxact_kernels.summary import Summary
 
+from .limits import LIMITS, limit_of
 from .run import ROUTERS, Place, Run, place_of, site_kind, token_of
 from .show import decibel, number, safe
-
-# The largest |x| that each format holds without a scale: IEEE 754 half precision; OCP 8-bit floating point, revision 1.0.
-# fp16-square: the largest whose square is within fp16, which is what an RMSNorm computed in fp16 needs.
-LIMITS = {"fp16": 65504.0, "fp16-square": math.sqrt(65504.0), "e4m3": 448.0, "e5m2": 57344.0}
 
 # Where a norm reads: the residual stream, and in some architectures (Gemma 2, OLMo 2) what is added to it.
 SQUARED = ("embedding_output", "attn_output", "mlp_output", "hidden")
@@ -85,19 +82,6 @@ def check(
         sites = chosen if patterns else judged_by_sqnr(chosen)
         verdicts.append(_accurate(run, sites, sqnr_db, quantizer or Quantizer()))
     return verdicts
-
-
-def limit_of(text: str) -> float:
-    """The largest |x| that a limit allows. Raises ValueError if it is neither a name nor a positive number."""
-    if text in LIMITS:
-        return LIMITS[text]
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise ValueError(f"limit: {text!r}, expected {', '.join(LIMITS)} or a positive number")
-    return value
 
 
 def judged_by_sqnr(sites: list[str]) -> list[str]:
@@ -210,14 +194,13 @@ def _accurate(run: Run, sites: list[str], sqnr_db: float, quantizer: Quantizer) 
         if not summary.absmax:
             continue  # zeros are quantized without an error
         figures = error_figures(summary, quantizer)
-        found[site] = figures["sqnr_db"]
+        found[site] = figures["sqnr_db_least"]
         if found[site] < sqnr_db:
-            why = f"{decibel(found[site])} dB"
+            why = f"{decibel(figures['sqnr_db'])} dB"
             elements = _elements(run, site, summary, _SHOWN)
-            failures.append(
-                Failure(site, "sqnr", why, figures, [element["feature"] for element in elements[:1]], elements)
-            )
-    failures.sort(key=lambda failure: failure.figures["sqnr_db"])
+            channels = [element["feature"] for element in elements[:1]]
+            failures.append(Failure(site, "sqnr", why, figures, channels, elements))
+    failures.sort(key=lambda failure: failure.figures["sqnr_db_least"])
     closest = min(found, key=found.get, default=None)
     what = f"sqnr: {safe(quantizer.format)}, {_scaled(quantizer.threshold)}, at least {sqnr_db:g} dB"
     if failures:
@@ -230,15 +213,20 @@ def _accurate(run: Run, sites: list[str], sqnr_db: float, quantizer: Quantizer) 
 
 
 def error_figures(summary: Summary, quantizer: Quantizer) -> dict:
-    """SQNR with what it does not say on its own: per token, what became zero, and how far the peak stands out."""
+    """SQNR with what it does not say on its own: per token, what became zero, and how far the peak stands out.
+
+    sqnr_db_least: what sqnr_db cannot be below. Of float32 magnitudes are known by their bin only, else both are the same.
+    """
     per_token = summary.int8_per_token.sqnr_db if summary.options.int8_per_token else None
     beside = {"int8_per_token_db": per_token, "absmax": summary.absmax, "absmax_by_rms": summary.absmax / summary.rms}
     if quantizer.threshold == "per-token":
         if quantizer.format != "int8":
             raise ValueError(f"format: {quantizer.format!r} per token, expected int8: only its error is in a run")
-        return {"sqnr_db": summary.int8_per_token.sqnr_db, "zeroed": None} | beside
+        known = summary.int8_per_token.sqnr_db
+        return {"sqnr_db": known, "sqnr_db_least": known, "zeroed": None} | beside
     error = summary.quantization_error(quantizer.format, quantizer.threshold)
-    return {"sqnr_db": error.sqnr_db, "zeroed": error.zeroed, "clip_rate": error.clip_rate} | beside
+    sqnr = {"sqnr_db": error.sqnr_db, "sqnr_db_least": error.sqnr_db_bounds[0]}
+    return sqnr | {"zeroed": error.zeroed, "clip_rate": error.clip_rate} | beside
 
 
 def _scaled(threshold: str) -> str:
@@ -256,7 +244,7 @@ def _table(failures: list[Failure]) -> Table:
             per_token, zeroed = f["int8_per_token_db"], f["zeroed"]
             table.add_row(
                 safe(failure.site),
-                decibel(f["sqnr_db"]),
+                decibel(f["sqnr_db_least"]),
                 "–" if per_token is None else decibel(per_token),
                 "–" if zeroed is None else f"{zeroed:.1%}",
                 number(f["absmax_by_rms"]),

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 from maxact_kernels.summary import Summary
 
-from .check import Quantizer, error_figures, judged_by_sqnr, limit_of
+from .check import Quantizer, error_figures, judged_by_sqnr
+from .limits import limit_of
 from .run import Run, plain, site_layer
 
 # More channels than one in so many are not worth a mixed matrix product: then the whole site is kept.
@@ -58,7 +59,7 @@ def _short_of_sqnr(run: Run, sqnr: float, quantize: str) -> Iterator[dict]:
         if not summary.absmax:
             continue
         figures = error_figures(summary, Quantizer(quantize))
-        if figures["sqnr_db"] < sqnr:
+        if figures["sqnr_db_least"] < sqnr:
             yield {"site": name, "layer": site_layer(name)} | figures | _channels_for(summary, sqnr, quantize)
 
 
@@ -70,7 +71,7 @@ def _channels_for(summary: Summary, sqnr: float, quantize: str) -> dict:
         threshold = float(absmax[order[n]])
         if threshold == absmax[order[n - 1]] or not threshold:
             continue  # a tie: one more channel changes nothing of the rest
-        rest = summary.error_up_to(quantize, threshold).sqnr_db
+        rest = summary.error_up_to(quantize, threshold).sqnr_db_bounds[0]
         if rest >= sqnr:
             channels = [int(channel) for channel in order[:n]]
             return {"keep": "channels", "channels": channels, "threshold": threshold, "sqnr_db_of_rest": rest}

@@ -13,11 +13,10 @@ from rich.table import Table
 from maxact_kernels.summary import Summary
 
 from .groups import POSITION_0, Row, rows
+from .limits import LIMITS
 from .published import checkpoint
 from .run import Place, Run, place_of, site_kind, site_layer
 
-# Largest finite value of each format: IEEE 754 half precision; OCP 8-bit floating point, revision 1.0.
-LIMITS = {"fp16": 65504.0, "FP8 E4M3": 448.0}
 _PICTURE_ROWS = 8
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
 
@@ -79,7 +78,8 @@ def _heading(run: Run) -> list[str]:
             f"{number(first.n_inf)} inf); every figure is over the finite elements."
         )
     if math.isfinite(run.M) and run.M > 0:
-        room = [f"{_factor(run.M, limit)} {number(limit)}, the largest {name}" for name, limit in LIMITS.items()]
+        limits = {"fp16": LIMITS["fp16"], "FP8 E4M3": LIMITS["e4m3"]}
+        room = [f"{_factor(run.M, limit)} {number(limit)}, the largest {name}" for name, limit in limits.items()]
         lines.append(f"Without a scale M is {' and '.join(room)}.")
     massive = sum(run.sites[name].n_massive_tokens or 0 for name in run.sites if site_kind(name) == "hidden")
     where = [name for name in run.sites if site_kind(name) == "hidden" and run.sites[name].n_massive_tokens]

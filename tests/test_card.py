@@ -10,6 +10,8 @@ import torch
 import yaml
 from commands import maxact
 from huggingface_hub import ModelCard
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from small_runs import HOSTILE, noise, run_of, with_peak
 
@@ -127,6 +129,28 @@ def test_a_card_without_a_section_keeps_its_bytes_and_gets_it_at_the_end(run, be
     assert written.startswith(before)
     assert written.endswith(b"\r\n" if b"\r\n" in before else b"\n")
     assert with_section(written, "## S\n\nfirst") == written
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=60), st.binary(max_size=60), st.text(max_size=40), st.text(max_size=40))
+def test_whatever_stands_around_the_section_keeps_its_bytes(top, bottom, first, second):
+    assume(b"<!-- maxact" not in top + bottom)
+    first, second = text(first), text(second)
+    written = with_section(top, first) + bottom
+    again = with_section(written, second)
+    assert with_section(again, first) == written or b"\r\n" in bottom  # which then is how lines end
+    assert again.startswith(top) and again.endswith(bottom)
+    assert second.encode() in again
+
+
+@given(st.text(alphabet=st.characters(), max_size=60))
+@settings(max_examples=300, deadline=None)
+def test_any_text_is_shown_as_it_is_and_is_no_markup(value):
+    html = render(f"A {text(value)} B\n\n| a |\n|---|\n| {text(value)} |")
+    shown = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in value)
+    tree = ElementTree.fromstring(f"<x>{html}</x>")
+    assert tree.find("p").text == f"A {shown} B" and len(tree) == 2
+    assert (tree.find("table/tbody/tr/td").text or "") == shown.strip()
 
 
 @pytest.mark.parametrize("newline", [b"\n", b"\r\n"])

@@ -8,7 +8,8 @@ import torch
 from commands import maxact
 from small_runs import HOSTILE, noise, run_of, with_peak
 
-from maxact.check import LIMITS, Quantizer, check, limit_of
+from maxact.check import Quantizer, check
+from maxact.limits import LIMITS, limit_of
 from maxact.run import Run, Sites
 from maxact_kernels import fused_probe
 from maxact_kernels.storage import Arrays
@@ -101,6 +102,7 @@ def test_sqnr_is_judged_at_the_inputs_of_projections_with_what_stands_beside_it(
     assert verdict.n_sites == 2 and failure.site == "layer_0_mlp_act"
     assert failure.figures == {
         "sqnr_db": error.sqnr_db,
+        "sqnr_db_least": error.sqnr_db,
         "zeroed": error.zeroed,
         "clip_rate": 0.0,
         "int8_per_token_db": summary.int8_per_token.sqnr_db,
@@ -129,6 +131,16 @@ def test_the_quantizer_is_that_which_was_asked_for():
     assert per_token["sqnr_db"] == summary.int8_per_token.sqnr_db and per_token["zeroed"] is None
     with pytest.raises(ValueError, match="'int4' per token, expected int8"):
         judge(run, sqnr_db=1.0, quantizer=Quantizer("int4", "per-token"))
+
+
+def test_of_float32_the_least_that_the_sqnr_can_be_is_judged():
+    run = run_of({"layer_0_mlp_act": with_peak(60.0, dtype=torch.float32)})
+    error = run.sites["layer_0_mlp_act"].quantization_error("int8")
+    least, most = error.sqnr_db_bounds
+    assert least < error.sqnr_db < most
+    assert not judge(run, sqnr_db=least).failures
+    (failure,) = judge(run, sqnr_db=(least + error.sqnr_db) / 2).failures
+    assert (failure.figures["sqnr_db"], failure.figures["sqnr_db_least"]) == (error.sqnr_db, least)
 
 
 def test_what_an_expert_computes_is_named_with_the_expert_where_its_token_has_no_name():
