@@ -17,8 +17,8 @@ NAMES = {
     ),
     "attention": (
         "self_attn.0", "self_attn", "attn.attention", "attn", "attention.self", "attention.attn", "attention",
-        "self_attention", "linear_attn", "layer.0.SelfAttention", "norm_attn_norm.attn", "temporal_block",
-        "shared_transformer.self_attn", "mamba", "conv", "mlstm_layer", "mixer",
+        "self_attention", "linear_attn", "layer.0.SelfAttention", "layer.0.LocalSelfAttention", "layer.0.TransientGlobalSelfAttention", "norm_attn_norm.attn", "temporal_block",
+        "shared_transformer.self_attn", "shared_transf.self_attn", "mamba", "conv", "mlstm_layer", "mixer",
     ),
     # What is added to the residual stream, where the attention or the MLP as a whole gives something else.
     "attention result": ("attention.output.dense",),
@@ -36,10 +36,11 @@ NAMES = {
     "output projection": ("o_proj", "c_proj", "out_proj", "dense", "Wo", "wo", "o", "out_lin", "linear_out", "o_b_proj"),
     "MLP": (
         "mlps.0", "mlp", "feed_forward", "ffn", "block_sparse_moe", "moe", "layer.2.DenseReluDense",
-        "layer.1.DenseReluDense", "layer.2.mlp", "layer.1.mlp", "mlp_block", "shared_transformer.feed_forward", "mixer", "shared_mlp",
+        "layer.1.DenseReluDense", "layer.2.mlp", "layer.1.mlp", "mlp_block", "shared_transformer.feed_forward", "shared_transf.feed_forward", "mixer", "shared_mlp",
     ),
     "second MLP": ("mlps.1", "experts"),
     "shared expert": ("shared_experts", "shared_expert", "shared_mlp"),
+    "shared expert of the layer": ("shared_mlp",),
     "up projection": (
         "up_proj", "gate_up_proj", "c_fc", "fc1", "fc_in", "dense_h_to_4h", "w1", "input_linear", "wi", "wi_0", "Wi",
         "lin1", "proj_up", "up",
@@ -54,7 +55,7 @@ NAMES = {
 }  # fmt: skip
 # A name that means the part only where another module lies beside: Qwen 1 has w1 and w2 but no w3, and its gate is w2.
 BESIDE = {("gate projection", "w1"): "w3", ("second MLP", "experts"): "router"}
-BUT = {"second attention": "attention", "second MLP": "MLP", "shared expert": "MLP"}  # the same module is never both
+BUT = {"second attention": "attention", "second MLP": "MLP", "shared expert of the layer": "MLP"}  # the same module is never both
 RESULTS = {"attention result": ("attention", "output projection"), "MLP result": ("MLP", "down projection")}
 EITHER = ("mixer",)  # the MLP if experts or a down projection lie in it, else the attention
 GATE_FIRST = (

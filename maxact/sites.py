@@ -13,7 +13,7 @@ from torch import nn
 from .parts import GATE_FIRST, Skeleton, find_part, find_skeleton, recorders, step
 
 _MLP_OUTPUT = (("MLP result",), ("MLP",), ("down projection of the layer",))
-_SHARED = (("MLP", "shared expert"), ("shared expert",))
+_SHARED = (("MLP", "shared expert"), ("shared expert of the layer",))
 _SHARED_GATE = tuple((*way, "gate projection") for way in _SHARED)
 _SHARED_ACT = tuple((*way, "down projection") for way in _SHARED)
 

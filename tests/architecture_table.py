@@ -91,22 +91,25 @@ _ROWS = {
     "apertus arcee jais2 nemotron": Architecture(kinds="qoaidm"),
     (
         "aria_text deepseek_v2 llama4 llama4_text minimax_m3_vl_text qwen2_moe qwen3_5_moe qwen3_5_moe_text "
-        "qwen3_next solar_open"
+        "qwen3_next solar_open mistral4 hunyuan_v1_moe dots1"
     ): _moe(kinds="qoarGDSm"),
-    "axk1 axk2 exaone_moe glm4_moe_lite hy_v3 laguna": Architecture(kinds="qoaigdm,qoarGDSm,qoaigdm,qoarGDSm"),
-    "bart blenderbot-small marian mvp plbart trocr": _bart(),
+    "axk1 axk2 bailing_hybrid exaone_moe glm4_moe_lite hy_v3 kimi_linear laguna": Architecture(
+        kinds="qoaigdm,qoarGDSm,qoaigdm,qoarGDSm"
+    ),
+    "bart blenderbot-small marian mvp plbart": _bart(
+        kinds="qoacidm", added="+a |self_attn_layer_norm +c |encoder_attn_layer_norm +m |final_layer_norm"
+    ),
     "beam": Architecture(kinds="qoaigdm,qoarm,qoaigdm,qoarm", added=None),
     "bert bert-generation big_bird": _bert(),
-    "bigbird_pegasus": _bart(added="+a +m", merged=True),
+    "bigbird_pegasus": _bart(kinds="qoacidm", added="+a +c +m", merged=True),
     "biogpt": _gpt(down="fc2", layers="biogpt.layers", norm="biogpt.layer_norm"),
-    "blenderbot mbart pegasus whisper": _bart(added="+a +m", ends="ef", norm="model.decoder.layer_norm"),
+    "blenderbot mbart pegasus m2m_100 pegasus_x": _t5(
+        down="fc2", layers="model.decoder.layers", norm="model.decoder.layer_norm"
+    ),
     "bloom falcon": _gpt(down="mlp.dense_4h_to_h"),
     "camembert roberta xlm-roberta": _bert(layers="roberta.encoder.layer"),
     "codegen gptj": _gpt(down="mlp.fc_out"),
-    (
-        "cohere2_moe gpt_oss granitemoe granitemoe_swa granitemoeshared mellum minimax_m2 mixtral olmoe phimoe "
-        "qwen3_moe hunyuan_v1_moe"
-    ): _moe(),
+    "cohere2_moe gpt_oss granitemoe granitemoe_swa mellum minimax_m2 mixtral olmoe phimoe qwen3_moe": _moe(),
     "ctrl": _gpt(kinds="qoam", down=None, norm="transformer.layernorm"),
     "data2vec-text": _bert(layers="data2vec_text.encoder.layer"),
     "deepseek_v3": Architecture(kinds="3*qoaigdm,qoarGDSm"),
@@ -133,8 +136,8 @@ _ROWS = {
     (
         "got_ocr2 moss_transcribe_diarize aya_vision cohere2_vision cosmos3_omni deepseek_vl deepseek_vl_hybrid "
         "internvl lighton_ocr llava llava_next llava_next_video llava_onevision minicpm_ocr minicpmv4_6 minicpmv4_7 "
-        "mistral3 ovis2 paligemma pp_chart2table qianfan_ocr qwen2_5_vl qwen2_vl qwen3_vl video_llama_3 video_llava "
-        "vipllava audioflamingo3 glmasr qwen2_audio qwen3_asr voxtral"
+        "mistral3 ovis2 paddleocr_vl paligemma pp_chart2table qianfan_ocr qwen2_5_omni_thinker qwen2_5_vl qwen2_vl "
+        "qwen3_vl video_llama_3 video_llava vipllava audioflamingo3 glmasr qwen2_audio qwen3_asr voxtral"
     ): _vl(),
     "gpt-sw3 gpt2 gpt_bigcode gpt_neo": _gpt(down="mlp.c_proj"),
     "gpt_neox": _gpt(down="mlp.dense_4h_to_h", layers="gpt_neox.layers", norm="gpt_neox.final_layer_norm"),
@@ -144,10 +147,14 @@ _ROWS = {
         layers="gpt_neox_japanese.layers",
         norm="gpt_neox_japanese.final_layer_norm",
     ),
+    "granitemoeshared granitemoehybrid": _moe(kinds="qoarGDSm", added="+a +S +m"),
     "hy_v4": Architecture(kinds="qoaigdm,qoarGDSm,qoaigdm,qoarGDSm", added=None, merged=True),
     "hyperclovax": Architecture(added="+a~post_norm1 +m~post_norm2"),
     "inkling2_text": _moe(added=None, merged=True),
     "inkling_text": _moe(kinds="qoarSm", added=None, router=False),
+    "jamba": Architecture(
+        kinds="qoaigdm,qoarm,qoaigdm,qoarm", down="feed_forward.down_proj", norm="model.final_layernorm"
+    ),
     "jetmoe": _moe(kinds="arm"),
     "kolibri1": _moe(kinds="qoarGDSm", added="+a~post_self_attn_layernorm +m~post_mlp_layernorm"),
     "lfm2": Architecture(down="feed_forward.w2", norm="model.embedding_norm"),
@@ -155,6 +162,7 @@ _ROWS = {
         added="+a~post_operator_norm +m~post_ffn_norm", down="feed_forward.w2", norm="model.embedding_norm"
     ),
     "longcat_flash": Architecture(kinds="qoaQOAigdm12M", added=None, down="mlps.0.down_proj"),
+    "megatron-bert": _bert(added="+a +m", ends="ef", norm="bert.encoder.ln"),
     "mimo_v2_flash": Architecture(kinds="qoaigdm,qoarm,qoaigdm,qoarm"),
     "minimax": _moe(added="|input_layernorm +a |post_attention_layernorm +m"),
     "modernbert-decoder modernbert": Architecture(down="mlp.Wo", norm="model.final_norm"),
@@ -179,16 +187,33 @@ _ROWS = {
     "roformer": _bert(layers="roformer.encoder.layer"),
     "rwkv": _moe(kinds="am", added="|pre_ln +a +m,3*+a +m", layers="rwkv.blocks", norm="rwkv.ln_out"),
     "starcoder2": Architecture(kinds="qoaidm", down="mlp.c_proj"),
+    "trocr": _bart(),
+    "whisper": _bart(added="+a +m", ends="ef", norm="model.decoder.layer_norm"),
     "xglm": Architecture(kinds="qoaidm", down="fc2", norm="model.layer_norm"),
     "xlm-roberta-xl": _gpt(down="output.dense", layers="roberta.encoder.layer", norm="roberta.encoder.LayerNorm"),
     "xmod": _bert(added=None, layers="roberta.encoder.layer"),
+    "zamba": Architecture(
+        kinds="qoa,qoaQOAigdm,qoa,qoaQOAigdm",
+        added="+a,+A,+a,+A",
+        down="shared_transf.feed_forward.down_proj",
+        norm="model.final_layernorm",
+    ),
+    "zamba2": Architecture(
+        kinds="qoa,qoaQOAigdm,qoa,qoaQOAigdm",
+        added="+a,+A,+a,+A",
+        down="shared_transformer.feed_forward.down_proj",
+        norm="model.final_layernorm",
+    ),
     "zaya": _moe(added=None, router=False),
     "aria minimax_m3_vl": _vl(kinds="qoarGDSm", down=None),
+    "glm46v glm4v glm_ocr glmga": _vl(added="+a~post_self_attn_layernorm +m~post_mlp_layernorm"),
+    "glm4v_moe": _vl(kinds="qoaigdm,3*qoarGDSm"),
     "granite_docling": Architecture(added=None, layers="model.text_model.layers", norm="model.text_model.norm"),
     "hyperclovax_vision_v2": _vl(added="+a~post_norm1 +m~post_norm2"),
     "idefics2 idefics3 smolvlm ultravbert": Architecture(
         layers="model.text_model.layers", norm="model.text_model.norm"
     ),
+    "kimi_k25": _vl(kinds="3*qoaigdm,qoarGDSm"),
     "kosmos-2.5": _gpt(down="ffn.fc2", layers="text_model.model.layers", norm="text_model.model.layer_norm"),
     "lfm2_vl": _vl(down="feed_forward.w2", norm="model.language_model.embedding_norm"),
     "lfm3_vl": _vl(
@@ -196,8 +221,8 @@ _ROWS = {
         down="feed_forward.w2",
         norm="model.language_model.embedding_norm",
     ),
-    "mistral_large4": _vl(kinds="qoaigdm,qoarGDSm,qoaigdm,qoarGDSm"),
-    "qwen3_vl_moe": _vl(kinds="qoarm", down=None),
+    "mistral_large4 step3p7": _vl(kinds="qoaigdm,qoarGDSm,qoaigdm,qoarGDSm"),
+    "qwen3_omni_moe_thinker qwen3_vl_moe": _vl(kinds="qoarm", down=None),
     "t5gemma2": Architecture(
         added="+a~post_self_attn_layernorm +m~post_feedforward_layernorm",
         layers="model.decoder.layers",
@@ -210,7 +235,6 @@ _ROWS = {
         layers="led.decoder.layers",
     ),
     "longt5 t5": _t5(),
-    "m2m_100 pegasus_x": _t5(down="fc2", layers="model.decoder.layers", norm="model.decoder.layer_norm"),
     "mt5 umt5": _t5(kinds="qoacigdm"),
     "nllb-moe": _bart(
         kinds="3*qoacidm,qoacrm", added="+a +c +m", down="ffn.fc2", ends="ef", norm="model.decoder.layer_norm"
@@ -248,11 +272,34 @@ _ROWS = {
     "tapas": _bert(layers="tapas.encoder.layer"),
     "yoso": _bert(layers="yoso.encoder.layer"),
     "bamba": Architecture(down="feed_forward.down_proj", norm="model.final_layernorm"),
-    "granitemoehybrid": _moe(kinds="qoarGDSm", added="+a +S +m"),
     "gemma3n_text": Architecture(added=None, merged=True),
     "lfm2_moe": Architecture(kinds="2*qoaigdm,2*qoarm", down="feed_forward.w2", norm="model.embedding_norm"),
     "esmc": Architecture(added=None, layers="esmc.layers", norm="esmc.norm"),
-    "megatron-bert": _bert(added="+a +m", ends="ef", norm="bert.encoder.ln"),
+    "dbrx": _moe(layers="transformer.blocks", norm="transformer.norm_f"),
+    "gemma4_text": Architecture(kinds="qoairgdmM", added=None, merged=True, router=False),
+    "qwen4_exp_text": _moe(kinds="qoarGDSm", added=None, ends="e", norm=None, merged=True),
+    "bart:encoder blenderbot-small:encoder marian:encoder mvp:encoder plbart:encoder": _bart(layers="layers"),
+    "bigbird_pegasus:encoder": _bart(kinds="aidm", added="+a +m", layers="layers", merged=True),
+    "blenderbot:encoder m2m_100:encoder mbart:encoder pegasus:encoder": _gpt(
+        down="fc2", layers="layers", norm="layer_norm"
+    ),
+    "encoder-decoder:encoder": _bert(layers="encoder.layer"),
+    "mt5:encoder umt5:encoder": Architecture(down="layer.1.DenseReluDense.wo", layers="block", norm="final_layer_norm"),
+    "nllb-moe:encoder": Architecture(kinds="3*qoaidm,qoarm", down="ffn.fc2", layers="layers", norm="layer_norm"),
+    "prophetnet:encoder": _bert(
+        kinds="qoam", added="+a |self_attn_layer_norm +m |feed_forward_layer_norm", down=None, layers="layers"
+    ),
+    "seamless_m4t:encoder seamless_m4t_v2:encoder": _gpt(down="ffn.fc2", layers="layers", norm="layer_norm"),
+    "switch_transformers:encoder": _moe(layers="block", norm="final_layer_norm"),
+    "t5:encoder longt5:encoder": _gpt(down="layer.1.DenseReluDense.wo", layers="block", norm="final_layer_norm"),
+    "t5gemma:encoder": Architecture(
+        added="+a~post_self_attn_layernorm +m~post_feedforward_layernorm", layers="layers", norm="norm"
+    ),
+    "t5gemma2:encoder": Architecture(
+        added="+a~post_self_attn_layernorm +m~post_feedforward_layernorm",
+        layers="text_model.layers",
+        norm="text_model.norm",
+    ),
 }
 ARCHITECTURES = {name: row for names, row in _ROWS.items() for name in names.split()}
 
@@ -264,9 +311,11 @@ REFUSED = {
     "fsmt": "layer_0_attn_input: a tensor of shape [7, 2, 32], expected [2, 7, d] or [14, d] like the tokens of this",
     "funnel": "2 layers found in funnel.decoder.layers, but config.num_hidden_layers is 12",
     "hrm_text": "4 layers found in model.L_module.layers, but config.num_hidden_layers is 32",
+    "led:encoder": "embedding_output: a tensor of shape [2, 505, 32], expected [2, 7, d] or [14, d] like the tokens of this",
     "longformer": "embedding_output: a tensor of shape [2, 512, 32], expected [2, 7, d] or [14, d] like the tokens of this",
     "mllama": "8 of 34 sites saw no tensor: layer_3_attn_input",
     "nanochat": "final_layernorm: 28 tokens where the residual stream had 14, because model.norm runs more than once",
+    "pegasus_x:encoder": "layer_0_attn_input: a tensor of shape [2, 512, 32], expected [2, 7, d] or [14, d] like the tokens",
     "prophetnet": "layer_0_attn_input: a tensor of shape [2, 21, 32], expected [2, 7, d] or [14, d] like the tokens of this",
     "squeezebert": "layer_0_attn_output: transformer.encoder.layers.0.attention has a dict as output, expected a tensor",
     "xlm": "no layers found",

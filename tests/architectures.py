@@ -50,10 +50,13 @@ SIZES = (
 )
 SMALL = {name: size for size, names in SIZES for name in names.split()}
 LAYERWISE = ("layer_types", "layers_block_type", "mlp_layer_types")
-HEADS = ("CAUSAL_LM", "IMAGE_TEXT_TO_TEXT", "SEQ_TO_SEQ_CAUSAL_LM", "MASKED_LM", "")
+HEADS = ("SEQ_TO_SEQ_CAUSAL_LM", "CAUSAL_LM", "IMAGE_TEXT_TO_TEXT", "MASKED_LM", "")
 
 
 _MROPE = dict(rope_parameters=dict(rope_type="default", rope_theta=10000.0, mrope_section=[2, 1, 1]))
+_HALF_MROPE = dict(
+    rope_parameters=dict(rope_type="default", rope_theta=10000.0, partial_rotary_factor=0.5, mrope_section=[1, 1, 0])
+)
 
 # What a config needs besides.
 CHANGES = {
@@ -70,14 +73,46 @@ CHANGES = {
     "lfm2_moe": dict(layer_types=["conv", "full_attention"] * 2),
     "esmc": dict(num_key_value_heads=4),
     "deepseek_v3": dict(n_group=2, topk_group=1),
-    "kimi_linear": dict(n_group=2, topk_group=1),
+    "kimi_linear": dict(num_experts_per_token=2, num_expert_group=2, topk_group=1),
     "axk1": dict(n_group=2, topk_group=1),
-    "bailing_hybrid": dict(n_group=2, topk_group=1),
+    "bailing_hybrid": dict(num_experts_per_tok=2, num_expert_group=2, topk_group=1),
     "beam": dict(n_group=2, topk_group=1),
     "deepseek_v2": dict(num_experts_per_tok=2),
     "qwen2_vl": dict(text_config=_MROPE),
     "qwen2_5_vl": dict(text_config=_MROPE),
     "xmod": dict(default_language="en_XX"),
+    "dbrx": dict(
+        attn_config=dict(rope_theta=10000.0, kv_n_heads=2, clip_qkv=8.0),
+        ffn_config=dict(ffn_hidden_size=48, moe_num_experts=4, moe_top_k=2),
+    ),
+    "dots1": dict(n_routed_experts=4, num_experts_per_tok=2, n_shared_experts=1, n_group=2, topk_group=1),
+    "gemma4_text": dict(enable_moe_block=True, num_experts=4, top_k_experts=2, moe_intermediate_size=24),
+    "granitemoeshared": dict(shared_intermediate_size=24),
+    "qwen4_exp_text": dict(
+        indexer_n_heads=2,
+        indexer_kv_heads=1,
+        indexer_head_dim=8,
+        indexer_budget=4,
+        indexer_compress_ratio=2,
+        hc_count=2,
+    ),
+    "jamba": dict(attn_layer_period=2, attn_layer_offset=1),
+    "zamba": dict(attention_hidden_size=64, attention_head_dim=16, num_key_value_heads=4),
+    "zamba2": dict(
+        attention_hidden_size=64, attention_head_dim=16, n_mamba_heads=2, mamba_headdim=32, num_key_value_heads=4
+    ),
+    "xlstm": dict(embedding_dim=32, num_blocks=4, chunk_size=8, qk_dim_factor=1.0),
+    "mistral4": dict(head_dim=16),
+    "kimi_k25": dict(text_config=dict(n_group=2, topk_group=1)),
+    "step3p7": dict(text_config=dict(sliding_window=16)),
+    "qwen2_5_omni_thinker": dict(text_config=_MROPE, vision_start_token_id=60),
+    "qwen3_omni_moe_thinker": dict(vision_start_token_id=60),
+    "glm4v": dict(text_config=_MROPE),
+    "glm4v_moe": dict(text_config=_HALF_MROPE),
+    "glm_ocr": dict(text_config=_HALF_MROPE),
+    "glm46v": dict(text_config=_HALF_MROPE),
+    "glmga": dict(text_config=_HALF_MROPE),
+    "paddleocr_vl": dict(text_config=_MROPE),
 }
 
 
@@ -123,7 +158,8 @@ def shrink(config: PreTrainedConfig) -> dict:
 
 
 def tiny(model_type: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """A random model of this type, the same each time."""
+    """A random model of this type, the same each time; of "t5:encoder" the encoder alone."""
+    model_type, _, part = model_type.partition(":")
     cls = model_class(model_type)
     changes = shrink(cls.config_class())
     for name, value in CHANGES.get(model_type, {}).items():
@@ -136,4 +172,4 @@ def tiny(model_type: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel
                 torch.nn.init.normal_(parameter, std=0.15)
             else:
                 torch.nn.init.normal_(parameter, mean=parameter.mean().item(), std=0.1)
-    return model.eval()
+    return (model.get_encoder() if part else model).eval()
