@@ -204,7 +204,8 @@ def command(run: Run) -> str:
     """The command that measures the same again; what a shell or Markdown could take for more becomes a placeholder."""
     p = run.provenance
     model, corpus = p.get("model", {}), p.get("corpus", {})
-    n_samples = max((options.n_samples for _, options, _ in run.sites.held()), default=0)
+    named = (options for name, options, _ in run.sites.held() if site_kind(name) != "experts_act")
+    n_samples = max((options.n_samples for options in named), default=0)
     sites, shard = p.get("site_set"), p.get("shard")
     options = {
         "--corpus": corpus.get("name") if corpus.get("name") != "builtin" else None,

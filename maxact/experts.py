@@ -173,10 +173,10 @@ def named_rows(expert: torch.Tensor | int, ids: torch.Tensor) -> torch.Tensor:
 class Watch:
     """Sees the products of one module of experts, and changes nothing, until `remove`."""
 
-    def __init__(self, experts: nn.Module, tokens_like: Callable, see: Callable):
-        """tokens_like: from the tokens' hidden states to (mask, ids), or None if they are not to be seen. see: is given
+    def __init__(self, experts: nn.Module, tokens_of: Callable, see: Callable):
+        """tokens_of: from the tokens' hidden states to (mask, ids), or None if they are not to be seen. see: is given
         the product [rows, features], mask and token ids of its rows, and how many experts there are."""
-        self._experts, self._tokens_like, self._see = experts, tokens_like, see
+        self._experts, self._tokens_of, self._see = experts, tokens_of, see
         self._parameters = list(inspect.signature(experts.forward).parameters)
         self._routed: tuple | None = None  # order, index, mask, ids: of the forward pass that is running
         self._replaced = [
@@ -192,7 +192,7 @@ class Watch:
     def _forward(self, original: Callable, *args, **kwargs):
         given = dict(zip(self._parameters, args, strict=False)) | kwargs
         hidden, index = (given[name] for name in self._parameters[:2])
-        tokens = self._tokens_like(hidden)
+        tokens = self._tokens_of(hidden)
         if tokens is None:
             return original(*args, **kwargs)
         implementation = self._experts.config._experts_implementation

@@ -258,25 +258,28 @@ class Probe:
     def see_at(self, place: int, x: torch.Tensor) -> None:
         """Fold in the tensor of the site at this place of the site map."""
         if self._tokens is not None:
-            self._fold(self.site_map.sites[place], self._states.fold, x, self._tokens)
+            site = self.site_map.sites[place]
+            _at(site, self._states.fold, site, x, self._tokens)
 
-    def tokens_like(self, x: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor] | None:
-        """Mask and ids of the tokens x, or None outside of a forward pass."""
-        return None if self._tokens is None else self._tokens.like(x)[:2]
+    def tokens_of(self, site: Site, hidden: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor] | None:
+        """Mask and ids of the tokens that go to the experts of a layer, or None outside of a forward pass."""
+        return None if self._tokens is None else _at(site, self._tokens.like, hidden)[:2]
 
     def see_experts(self, site: Site, product: torch.Tensor, mask, token_ids: torch.Tensor, n_experts: int) -> None:
         """Fold in rows of a layer's experts."""
-        self._fold(site, self._states.fold_experts, product, mask, token_ids, n_experts)
-
-    def _fold(self, site: Site, fold: Callable, *args) -> None:
-        try:
-            fold(site, *args)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"{site.name}: {error}") from None
+        _at(site, self._states.fold_experts, site, product, mask, token_ids, n_experts)
 
     def _say_mask(self, mask: torch.Tensor) -> None:
         if self._pending.attention_mask is None:
             self._pending = self._pending._replace(attention_mask=mask)
+
+
+def _at(site: Site, do: Callable, *args):
+    """What goes wrong says at which site it does."""
+    try:
+        return do(*args)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{site.name}: {error}") from None
 
 
 def describe(model: nn.Module) -> dict:

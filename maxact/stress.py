@@ -60,7 +60,7 @@ def special_ids(tokenizer) -> list[int]:
 
 def stress_record(stress: Run) -> dict:
     """M of a stress run, where it stands, and M of each kind of input."""
-    return {"M": stress.M, "peaks": [place._asdict() for place in stress.peaks()], "domains": largest_by_domain(stress)}
+    return {"M": stress.M, "peaks": [place.to_json() for place in stress.peaks()], "domains": largest_by_domain(stress)}
 
 
 def print_stress(run: Run, stress: Run, console) -> None:

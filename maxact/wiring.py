@@ -50,7 +50,7 @@ class Wiring:
         for place, site in enumerate(site_map.sites):
             module = model.get_submodule(site.path)
             if site.kind == EXPERTS:
-                hook = Watch(module, self._probe.tokens_like, partial(self._probe.see_experts, site))
+                hook = Watch(module, partial(self._probe.tokens_of, site), partial(self._probe.see_experts, site))
             elif site.end == "input":
                 hook = module.register_forward_pre_hook(partial(self._see_input, place), with_kwargs=True)
             else:

@@ -108,6 +108,14 @@ def test_the_experts_on_their_own_are_not_seen():
     assert not probe.states
 
 
+def test_tokens_that_are_not_those_of_the_forward_pass_are_refused():
+    model = tiny_moe("mixtral")
+    model.model.layers[2].mlp.register_forward_pre_hook(lambda block, args: (args[0][:, :5].contiguous(),))
+    with torch.no_grad(), attach(model, ["*_experts_act"]), pytest.raises(ValueError) as error:
+        model(IDS)
+    assert str(error.value).startswith("layer_2_experts_act: a tensor of shape [10, 64], expected [2, 6, d] or [12, d]")
+
+
 def test_nothing_is_read_on_the_host_and_nothing_of_the_tensors_size_is_made(monkeypatch):
     from collections import Counter
 
