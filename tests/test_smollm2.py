@@ -5,11 +5,12 @@ import torch
 from probes import assert_agrees
 
 from maxact import attach, measure
-from maxact.corpus import Corpus, load_corpus
+from maxact.corpus import Corpus, Sample, load_corpus
 from maxact.models import load_model
 from maxact.run import Run
 from maxact_kernels import ProbeState
 
+DELTA = 19841  # the token that the largest value at position 0 belongs to
 CHANNEL, BORN, GONE = 507, 11, 29  # the massive channel, the layer that makes it, the one that takes it away
 
 
@@ -82,6 +83,14 @@ def test_logits_are_the_same_to_the_last_bit_with_the_probe_attached(smollm2):
         with attach(smollm2.model, sites="gemm"):
             probed = smollm2.model(**ids).logits
     assert torch.equal(bare, probed)
+
+
+def test_no_corpus_is_needed_for_position_0_where_the_word_delta_is_larger_than_the_bos_token(smollm2):
+    # `maxact sweep smollm2-135m` goes through all 49,152 tokens in some minutes and finds this one the largest, 30,848 in bfloat16.
+    corpus = Corpus("words", [Sample(None, [id], "") for id in (smollm2.tokenizer.bos_token_id, DELTA)])
+    layer = measure(smollm2.model, smollm2.tokenizer, corpus, sites=[f"layer_{BORN}_hidden"]).sites[f"layer_{BORN}_hidden"]
+    assert smollm2.tokenizer.decode([DELTA]) == "delta"
+    assert layer.sample_absmax == pytest.approx([24926.2, 30762.0], rel=2e-5)
 
 
 @pytest.mark.gpu
