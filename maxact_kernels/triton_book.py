@@ -20,7 +20,7 @@ NUMBERS = "n_entries entries first_token".split()
 
 _names = FIELDS + SHARED + NUMBERS
 vars().update({name.upper(): tl.constexpr(i) for i, name in enumerate(_names)})
-MAX_TOPK, MAX_PROGRAMS, N_FOLDING = 1024, 8192, 1024
+MAX_TOPK, MAX_PROGRAMS, N_FOLDING = 1024, 4096, 256
 SLOTS = tl.constexpr(len(_names))  # topk words, zero between updates: row_key
 TIED = tl.constexpr(SLOTS.value + MAX_TOPK)  # of each program of read_kernel: a magnitude and how often it has it
 FOLDED = tl.constexpr(TIED.value + MAX_PROGRAMS)  # of each program of fold_kernel RECORD words
@@ -33,6 +33,20 @@ ROW_SUM, PLACE, TOP, MEDIAN, CANDIDATE, INT8 = (tl.constexpr(i) for i in (0, 2, 
 # In place of m_t: no token, a token without a finite element, a row that read_kernel leaves to triton_slow.py.
 HIDDEN, EMPTY, SLOW = tl.constexpr(-1), tl.constexpr(-2), tl.constexpr(-3)
 UNNEEDED = tl.constexpr(-1)  # in place of a median: it can change nothing. -2 - j: element j is the first that is not finite
+
+
+@triton.jit
+def let_the_next_begin(LEADS: tl.constexpr):
+    """Programs of the next kernel may take the places of those of this one as these end: they wait, and cost nothing."""
+    if LEADS:
+        tl.inline_asm_elementwise("griddepcontrol.launch_dependents; mov.u32 $0, 0;", "=r,r", [tl.program_id(0)], tl.int32, False, 1)  # fmt: skip
+
+
+@triton.jit
+def await_the_one_before(FOLLOWS: tl.constexpr):
+    if FOLLOWS:
+        tl.inline_asm_elementwise("griddepcontrol.wait; mov.u32 $0, 0;", "=r,r", [tl.program_id(0)], tl.int32, False, 1)
+    let_the_next_begin(FOLLOWS)
 
 
 @triton.jit

@@ -52,6 +52,8 @@ class Kernel(NamedTuple):
     def compile(self, target=None):
         # No product and sum become one operation unless the kernel says so: bits must not depend on the compiler.
         options = {"num_warps": self.warps, "num_stages": 1, "enable_fp_fusion": False}
+        if dict(self.constants).get("FOLLOWS"):
+            options["launch_pdl"] = True
         if self.most_registers:
             options["maxnreg"] = self.most_registers
         return triton.compile(self.source(), target=target, options=options)
@@ -62,7 +64,8 @@ def kernels(o: Options, arch: int, aligned: bool, masked: bool, named: bool) -> 
     begin at multiples of 16 bytes and end there too."""
     shape = shape_for(o)
     common = {"KIND": KINDS[o.dtype], "NAMED": named}
-    reads = {**common, "MASKED": masked, "COUNTS": o.counts, "INT8": o.int8_per_token}
+    reads = {**common, "MASKED": masked, "COUNTS": o.counts, "INT8": o.int8_per_token, "LEADS": arch >= 90}
+    common["FOLLOWS"] = arch >= 90
     lists = {**common, "MASKED": masked, "MAX_TOPK": triton.next_power_of_2(o.topk), "N_PIECES": B.N_FOLDING}
     cols = min(8192, max(256, triton.next_power_of_2(o.d)))
     folds = {"COUNTS": o.counts, "MEDIANS": o.medians, "INT8": o.int8_per_token, "SAMPLES": o.n_samples > 0}
@@ -74,8 +77,8 @@ def kernels(o: Options, arch: int, aligned: bool, masked: bool, named: bool) -> 
                  "PEAKS": opening(shape.rows * shape.length * shape.chunks) if shape.shared and arch >= 90 else ""}  # fmt: skip
     parts = {
         "read": (read_kernel, {**tiles, **reads}, shape.warps) if shape else (slow_kernel, reads, 4),
-        "fold": (fold_kernel, {**common, **folds, "MAX_TOPK": lists["MAX_TOPK"]}, 1),
-        "list": (list_kernel, {**lists, "COLS": cols}, 8 if cols > 2048 else 4),
+        "fold": (fold_kernel, {**common, **folds, "MAX_TOPK": lists["MAX_TOPK"]}, 4),
+        "list": (list_kernel, {**lists, "COLS": cols}, max(4, cols // 512)),
         "order": (order_kernel, {**lists, "MINE": 32, "OTHERS": 256 if arch else 1024}, 4),
     }
     pointers = ("book_ptr", "rows_ptr", "x_ptr") if aligned else ("book_ptr", "rows_ptr")

@@ -20,10 +20,11 @@ N_CLOSING = tl.constexpr(6)
 def list_kernel(
     x_ptr, ids_ptr, book_ptr, rows_ptr, n_rows, inner, inner_stride, outer_stride, capacity, d, topk, n_pieces,
     KIND: tl.constexpr, MASKED: tl.constexpr, NAMED: tl.constexpr, MAX_TOPK: tl.constexpr, N_PIECES: tl.constexpr,
-    COLS: tl.constexpr,
+    COLS: tl.constexpr, FOLLOWS: tl.constexpr,
 ):  # fmt: skip
     """Each program takes some candidates: the rank of one by (m_t descending, id, first feature of m_t, sign), all told
     apart; if it is among the k first, its k - rank first elements, since `rank` elements come before all of them."""
+    B.await_the_one_before(FOLLOWS)
     book_ptr = book_ptr.to(tl.pointer_type(tl.int64))
     tops = B.column(rows_ptr, capacity, B.TOP, tl.int32)
     candidates = B.column(rows_ptr, capacity, B.CANDIDATE, tl.int32)
@@ -101,30 +102,35 @@ def _list_row(x_ptr, book_ptr, offset, d, id, top, least, most, KIND: tl.constex
             high = tl.where(n >= most, high, middle)
         n_equal = most - n_above
         n = most + n * 0
-    at = tl.atomic_add(book_ptr + B.N_ENTRIES, n.to(tl.int64))
     entries = B.field(book_ptr, B.ENTRIES, tl.int64)
+    counter = book_ptr + B.N_ENTRIES + tl.zeros([COLS], tl.int64)
     for start in range(0, d, COLS):
         feature = start + tl.arange(0, COLS)
         bits = B.element_bits(x_ptr, offset + feature, feature < d, KIND)
         magnitude = bits & 0x7FFFFFFF
         finite = (feature < d) & (magnitude < 0x7F800000)
-        equal = finite & (magnitude == floor)
-        listed = (finite & (magnitude > floor)) | (equal & (tl.cumsum(equal.to(tl.int32), axis=0) <= n_equal))
-        n_equal = tl.maximum(n_equal - tl.sum(equal.to(tl.int32), axis=0), 0)
-        to = entries + (at + tl.cumsum(listed.to(tl.int32), axis=0) - 1) * 3
+        listed, equal = finite & (magnitude > floor), (finite & (magnitude == floor)).to(tl.int32)
+        n_here = tl.sum(equal, axis=0)
+        if n_here > n_equal:
+            equal = (equal & (tl.cumsum(equal, axis=0) <= n_equal).to(tl.int32))
+        n_equal = tl.maximum(n_equal - n_here, 0)
+        listed = listed | (equal > 0)
+        # Few, and in any order.
+        at = tl.atomic_add(counter, tl.full([COLS], 1, tl.int64), mask=listed, sem="relaxed")
+        to = entries + at * 3
         tl.store(to, bits.to(tl.int64), mask=listed)
         tl.store(to + 1, id + tl.zeros([COLS], tl.int64), mask=listed)
         tl.store(to + 2, feature.to(tl.int64), mask=listed)
-        at += tl.sum(listed.to(tl.int64), axis=0)
 
 
 @triton.jit
 def order_kernel(
     ids_ptr, book_ptr, rows_ptr, n_rows, capacity, topk, n_pieces, n_ties, KIND: tl.constexpr,
     MASKED: tl.constexpr, NAMED: tl.constexpr, MAX_TOPK: tl.constexpr, N_PIECES: tl.constexpr, MINE: tl.constexpr,
-    OTHERS: tl.constexpr,
+    OTHERS: tl.constexpr, FOLLOWS: tl.constexpr,
 ):  # fmt: skip
     """Six programs close the books, a part each; each of the others ranks MINE entries at a time, by counting those before."""
+    B.await_the_one_before(FOLLOWS)
     book_ptr = book_ptr.to(tl.pointer_type(tl.int64))
     pid, n_programs = tl.program_id(0) - N_CLOSING, tl.num_programs(0) - N_CLOSING
     if pid < 0:

@@ -42,6 +42,7 @@ def read_kernel(
     t_ratio, KIND: tl.constexpr, R: tl.constexpr, L: tl.constexpr, K: tl.constexpr, AHEAD: tl.constexpr,
     ALIGNED: tl.constexpr, MASKED: tl.constexpr, NAMED: tl.constexpr, COUNTS: tl.constexpr, MEDIANS: tl.constexpr,
     INT8: tl.constexpr, PACKED: tl.constexpr, N_BINS: tl.constexpr, PEAKS: tl.constexpr,
+    LEADS: tl.constexpr,
 ):  # fmt: skip
     """Of each row m_t, the sum and, where it can matter, med_t; per feature the maxima; counts of elements.
 
@@ -49,6 +50,7 @@ def read_kernel(
     elements are at most m_t / R, one count. `MEDIANS`: of every row. `AHEAD`: the next tile is loaded before this one is
     looked at. `PEAKS`: what opens a table of the features' maxima (triton_peaks.py).
     """
+    B.let_the_next_begin(LEADS)
     PER_WORD: tl.constexpr = 1 if KIND == FP32 else 2
     N_SLOTS: tl.constexpr = K * L * PER_WORD  # places for elements, of which the last are padding
     # Rows with nan, inf or elements of 2^100 and more, whose sum float32 may not hold, are left to triton_slow.py.

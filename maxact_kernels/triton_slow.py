@@ -15,8 +15,10 @@ _ROUND = tl.constexpr(6755399441055744.0)  # 1.5 * 2^52: adding it leaves a roun
 def slow_kernel(
     x_ptr, mask_ptr, ids_ptr, book_ptr, rows_ptr, n_rows, inner, inner_stride, outer_stride, capacity, d, topk, t_abs,
     t_ratio, KIND: tl.constexpr, MASKED: tl.constexpr, NAMED: tl.constexpr, COUNTS: tl.constexpr, INT8: tl.constexpr,
+    LEADS: tl.constexpr,
 ):  # fmt: skip
     """In place of read_kernel where rows are too wide for it. Programs stride over rows."""
+    B.let_the_next_begin(LEADS)
     book_ptr = book_ptr.to(tl.pointer_type(tl.int64))
     tied_bits, n_tied = tl.zeros([1], tl.int32), tl.zeros([1], tl.int64)
     for row in range(tl.program_id(0), n_rows, tl.num_programs(0)):
