@@ -17,8 +17,9 @@ NAMES = {
     ),
     "attention": (
         "self_attn.0", "self_attn", "attn.attention", "attn", "attention.self", "attention.attn", "attention",
-        "self_attention", "linear_attn", "layer.0.SelfAttention", "layer.0.LocalSelfAttention", "layer.0.TransientGlobalSelfAttention", "norm_attn_norm.attn", "temporal_block",
-        "shared_transformer.self_attn", "shared_transf.self_attn", "mamba", "conv", "mlstm_layer", "mixer",
+        "self_attention", "linear_attn", "layer.0.SelfAttention", "layer.0.LocalSelfAttention",
+        "layer.0.TransientGlobalSelfAttention", "norm_attn_norm.attn", "temporal_block", "shared_transformer.self_attn",
+        "shared_transf.self_attn", "mamba", "conv", "mlstm_layer", "mixer",
     ),
     # What is added to the residual stream, where the attention or the MLP as a whole gives something else.
     "attention result": ("attention.output.dense",),
@@ -31,12 +32,13 @@ NAMES = {
     "cross-attention result": ("crossattention.output.dense",),
     "query projection": (
         "q_proj", "qkv_proj", "c_attn", "query_key_value", "Wqkv", "in_proj_qkv", "in_proj_qkvz", "query", "q", "q_lin",
-        "q_a_proj", "query_proj", "in_proj", "linear_x", "Wq",
+        "q_a_proj", "query_proj", "in_proj", "linear_x", "Wq", "W_pack", "wqkv",
     ),
     "output projection": ("o_proj", "c_proj", "out_proj", "dense", "Wo", "wo", "o", "out_lin", "linear_out", "o_b_proj"),
     "MLP": (
         "mlps.0", "mlp", "feed_forward", "ffn", "block_sparse_moe", "moe", "layer.2.DenseReluDense",
-        "layer.1.DenseReluDense", "layer.2.mlp", "layer.1.mlp", "mlp_block", "shared_transformer.feed_forward", "shared_transf.feed_forward", "mixer", "shared_mlp",
+        "layer.1.DenseReluDense", "layer.2.mlp", "layer.1.mlp", "mlp_block", "shared_transformer.feed_forward",
+        "shared_transf.feed_forward", "mixer", "shared_mlp",
     ),
     "second MLP": ("mlps.1", "experts"),
     "shared expert": ("shared_experts", "shared_expert", "shared_mlp"),
@@ -55,14 +57,10 @@ NAMES = {
 }  # fmt: skip
 # A name that means the part only where another module lies beside: Qwen 1 has w1 and w2 but no w3, and its gate is w2.
 BESIDE = {("gate projection", "w1"): "w3", ("second MLP", "experts"): "router"}
-BUT = {"second attention": "attention", "second MLP": "MLP", "shared expert of the layer": "MLP"}  # the same module is never both
+BUT = {"second attention": "attention", "second MLP": "MLP", "shared expert of the layer": "MLP"}  # never the same module
 RESULTS = {"attention result": ("attention", "output projection"), "MLP result": ("MLP", "down projection")}
 EITHER = ("mixer",)  # the MLP if experts or a down projection lie in it, else the attention
-GATE_FIRST = (
-    "gate_up_proj",
-    "input_linear",
-    "Wi",
-)  # one projection for both; the gate is the first half of its features
+GATE_FIRST = ("gate_up_proj", "input_linear", "Wi")  # one projection for both; the gate is the first half of its features
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,14 @@ def _picked(site: Site, value):
         return value
     if site.n_experts is None:
         return value[site.element]
-    return next((x for x in value if x.shape[-1] == site.n_experts and x.is_floating_point()), value[0])
+    tensors = (x for x in value if isinstance(x, torch.Tensor) and x.is_floating_point())
+    logits = next((x for x in tensors if x.shape[-1] == site.n_experts), None)
+    if logits is None:
+        raise TypeError(
+            f"{site.name}: {site.path} gives no logits (no floating-point tensor of {site.n_experts} features); choose "
+            "sites without it"
+        )
+    return logits
 
 
 def is_wired(model: nn.Module) -> bool:
