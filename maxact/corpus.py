@@ -17,7 +17,6 @@ DEFAULT_DOMAIN = "unlabelled"
 LONGEST_DOMAIN = 64  # characters
 LONGEST_LINE = 16 * 2**20  # bytes: two million tokens as JSON; without a bound one line could fill the memory
 SHORTEST_TEXT = 400  # characters of a sample from a .txt file: the shortest of the built-in samples has 418
-_TOKENIZED_AT_ONCE = 256  # a tokenizer's answer is some hundred bytes a token: not for the whole corpus at a time
 
 
 Item = tuple[str, Any, str | None]  # where it stands, the row, or why there is none
@@ -54,23 +53,6 @@ class Corpus:
     def from_texts(cls, texts: Sequence[str], name: str = "texts") -> Corpus:
         """A corpus of texts in memory. Raises ValueError as a file would."""
         return gather(name, ((f"text {i}", {"text": text}, None) for i, text in enumerate(texts)), None)
-
-
-class Encoded(NamedTuple):
-    """What a model is given: ids, never empty; the index of the sample in its corpus; whether ids were cut."""
-
-    ids: list[int]
-    index: int
-    domain: str
-    truncated: bool
-
-
-class EncodedCorpus(list[Encoded]):
-    """A list, with what was left out: n_empty samples without a token, n_unreadable with ids no embedding has."""
-
-    n_empty: int = 0
-    n_unreadable: int = 0
-    first_fault: str | None = None
 
 
 class _Fault(ValueError):
@@ -114,78 +96,6 @@ def load_corpus(
         raise FileNotFoundError(f"corpus: {source!r} does not exist") from None
     except OSError as error:
         raise OSError(f"corpus: {source!r} cannot be read: {error.strerror or error}") from error
-
-
-def encode(
-    corpus: Corpus,
-    tokenizer: Any,
-    *,
-    max_length: int = 2048,
-    special_tokens: bool = False,
-    bos: bool = False,
-    chat_template: bool = False,
-    n_ids: int | None = None,
-) -> EncodedCorpus:
-    """The token ids of each sample, cut to `max_length`; nothing is put around a text unless asked for.
-
-    bos: the tokenizer's BOS id in front, also of samples that are ids already. special_tokens: what the tokenizer adds
-    by itself. chat_template: the text as one user turn. At most one of them. A special token that a text spells out is
-    read as that token. n_ids: ids from 0 to n_ids - 1 are possible (rows of the embedding; default: the tokenizer's
-    length); a sample with another is left out and counted, as is one without a token. Raises ValueError.
-    """
-    around = {"bos": bos, "special_tokens": special_tokens, "chat_template": chat_template}
-    chosen = [name for name, on in around.items() if on]
-    if len(chosen) > 1:
-        raise ValueError(f"{' and '.join(chosen)}: choose one, each decides alone what is put around a text")
-    if max_length < 1 + bos:
-        raise ValueError(f"max_length: {max_length}, expected at least {1 + bos}")
-    if bos and tokenizer.bos_token_id is None:
-        raise ValueError(f"bos: this tokenizer ({type(tokenizer).__name__}) has no BOS token")
-    if chat_template and not getattr(tokenizer, "chat_template", None):
-        raise ValueError(f"chat_template: this tokenizer ({type(tokenizer).__name__}) has no chat template")
-    n_ids = len(tokenizer) if n_ids is None else n_ids
-    front = [tokenizer.bos_token_id] if bos else []
-
-    encoded = EncodedCorpus()
-    for index, ids in enumerate(_tokenize(corpus.samples, tokenizer, special_tokens, chat_template)):
-        if not ids:
-            encoded.n_empty += 1
-        elif not 0 <= min(ids) <= max(ids) < n_ids:
-            encoded.n_unreadable += 1
-            wrong = next(i for i in ids if not 0 <= i < n_ids)
-            encoded.first_fault = encoded.first_fault or f"sample {index}: id {wrong}, expected 0 to {n_ids - 1}"
-        else:
-            whole = front + ids
-            domain = corpus.samples[index].domain
-            encoded.append(Encoded(whole[:max_length], index, domain, len(whole) > max_length))
-    if not encoded:
-        fault = f", the first at {encoded.first_fault}" if encoded.first_fault else ""
-        raise ValueError(
-            f"corpus: {corpus.name!r} has no sample this model can read: of {len(corpus.samples)}, {encoded.n_empty} "
-            f"have no token and {encoded.n_unreadable} an id outside the vocabulary{fault}"
-        )
-    return encoded
-
-
-def _tokenize(samples: list[Sample], tokenizer: Any, special_tokens: bool, chat_template: bool) -> Iterator[list[int]]:
-    for start in range(0, len(samples), _TOKENIZED_AT_ONCE):
-        part = samples[start : start + _TOKENIZED_AT_ONCE]
-        texts = [sample.text for sample in part if sample.text is not None]
-        if chat_template:
-            texts = [_as_user_turn(tokenizer, text) for text in texts]
-        ids = iter(())
-        if texts:
-            options = dict(add_special_tokens=special_tokens, return_attention_mask=False, verbose=False)
-            ids = iter(tokenizer(texts, **options)["input_ids"])
-        for sample in part:
-            yield next(ids) if sample.input_ids is None else sample.input_ids
-
-
-def _as_user_turn(tokenizer: Any, text: str) -> str:
-    try:
-        return tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False)
-    except Exception as error:  # a template is a program of the model's author
-        raise ValueError(f"chat_template: this tokenizer's template fails: {' '.join(str(error).split())}") from error
 
 
 def gather(name: str, items: Iterable[Item], limit: int | None) -> Corpus:

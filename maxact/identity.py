@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from .corpus import Encoded
+from .encoding import Encoded
 
 _PER_PARAMETER = 64  # elements of each parameter in the digest: a model of 10^12 weights takes as long as a small one
 _SHOWN = 3

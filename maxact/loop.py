@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 
 from .checkpoint import Checkpoint
-from .corpus import Encoded
+from .encoding import Encoded
 from .hooks import Probe
 from .parallel import Stopped, Team
 from .planning import Work, pack_samples, unpack_samples
+from .token_kinds import NAMES
 
 
 class Progress(NamedTuple):
@@ -116,16 +117,29 @@ def largest(probe: Probe) -> float:
     return max((float(peak) for peak in peaks), default=0.0)
 
 
-def forward(decoder, probe: Probe, encoded: list[Encoded], batch: list[int], device: torch.device) -> None:
-    """One forward pass of the decoder, without the LM head, over samples padded on the right."""
+def forward(
+    decoder, probe: Probe, encoded: list[Encoded], batch: list[int], device: torch.device, kinds: Sequence[int] = ()
+) -> None:
+    """One forward pass of the decoder, without the LM head, over samples padded on the right.
+
+    kinds: codes of `token_kinds`, each of which the probe counts as a group.
+    """
     width = len(encoded[batch[0]].ids)  # the longest comes first
     ids = torch.zeros(len(batch), width, dtype=torch.long)
     mask = torch.zeros(len(batch), width, dtype=torch.bool)
     for row, i in enumerate(batch):
         ids[row, : len(encoded[i].ids)] = torch.tensor(encoded[i].ids)
         mask[row, : len(encoded[i].ids)] = True
+    groups = {}
+    if kinds:
+        code = torch.zeros(len(batch), width, dtype=torch.uint8)
+        for row, i in enumerate(batch):
+            if encoded[i].kinds:
+                code[row, : len(encoded[i].ids)] = torch.tensor(list(encoded[i].kinds), dtype=torch.uint8)
+        code = code.to(device)
+        groups = {NAMES[kind]: code == kind for kind in kinds}
     ids, mask = ids.to(device), mask.to(device)
-    probe.batch(mask, torch.tensor([encoded[i].index for i in batch], device=device))
+    probe.batch(mask, torch.tensor([encoded[i].index for i in batch], device=device), groups)
     decoder(input_ids=ids, attention_mask=mask.long(), use_cache=False)
 
 

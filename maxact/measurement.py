@@ -11,7 +11,8 @@ import torch
 
 from . import __version__
 from .checkpoint import Checkpoint
-from .corpus import Corpus, Encoded, encode, load_corpus
+from .corpus import Corpus, load_corpus
+from .encoding import Encoded, encode
 from .hooks import Probe, attach, describe
 from .identity import identity
 from .loop import Progress, forward, measure_batches
@@ -48,12 +49,13 @@ def measure(
 
     corpus: a Corpus, what `load_corpus` takes, or texts. bos, special_tokens, chat_template: what is put around each
     text; by default nothing, as in arXiv 2605.15572. skip_first: leave out the first so many tokens of each sample;
-    with none left out, the first is counted also on its own (`Run.groups`). tokens_per_batch: padding included; halved
-    when memory runs out. shard: (k, n), the k-th of n parts of the batches, counted from 1, which `maxact merge` puts
-    together. checkpoint: a directory for what has been measured so far, written now and then, in less than 1 % of the
-    time; with resume=True what it holds is not measured again. It stays when the run has ended: remove it when the run
-    is saved. on_progress is called after each batch, on_note with each sentence a user should read. Interrupted from
-    the keyboard it returns what whole batches gave, `run.partial` being True.
+    with none left out, the first is counted also on its own, as are special tokens and those of the chat template where
+    there are such (`Run.groups`). tokens_per_batch: padding included; halved when memory runs out. shard: (k, n), the
+    k-th of n parts of the batches, counted from 1, which `maxact merge` puts together. checkpoint: a directory for what
+    has been measured so far, written now and then, in less than 1 % of the time; with resume=True what it holds is not
+    measured again. It stays when the run has ended: remove it when the run is saved. on_progress is called after each
+    batch, on_note with each sentence a user should read. Interrupted from the keyboard it returns what whole batches
+    gave, `run.partial` being True.
 
     Raises ValueError for bad input or a checkpoint of something else, FileExistsError for one without resume=True,
     RuntimeError if a site never fired, torch.OutOfMemoryError if one sample is too large.
@@ -79,7 +81,7 @@ def measure(
     if encoded.n_unreadable:
         note(f"{encoded.n_unreadable} samples are left out, the first at {encoded.first_fault}.")
 
-    started = datetime.now(UTC)
+    started, kinds = datetime.now(UTC), encoded.kinds()
     device = model.get_input_embeddings().weight.device
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
     options = dict(skip_first=skip_first, topk=topk, t_abs=t_abs, t_ratio=t_ratio, int8_per_token=int8_per_token)
@@ -108,7 +110,7 @@ def measure(
         done, whole, seconds = measure_batches(
             work,
             probe,
-            lambda samples: forward(decoder, probe, encoded, samples, device),
+            lambda samples: forward(decoder, probe, encoded, samples, device, kinds),
             kept,
             team,
             on_progress,

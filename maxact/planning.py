@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from .corpus import Encoded
+from .encoding import Encoded
 
 
 def plan(encoded: Sequence[Encoded], tokens_per_batch: int) -> list[list[int]]:

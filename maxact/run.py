@@ -137,7 +137,8 @@ class Run:
     def groups(self) -> dict[str, dict[str, dict]]:
         """By group of tokens and site: absmax, n_tokens and n_massive_tokens of the residual stream; {} if none is kept.
 
-        The group `position_0` holds the first token of each sample; all others are what was told apart in measuring.
+        `position_0` is the first token of each sample. Where there are others than those of a text: `content`, `special`
+        and `template` (of the chat; `template_or_content` where a tokenizer does not tell them apart).
         """
         return read_groups(self.provenance.get("groups"))
 

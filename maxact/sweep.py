@@ -17,7 +17,7 @@ import torch
 
 from . import __version__
 from .checkpoint import Checkpoint
-from .corpus import Encoded
+from .encoding import Encoded
 from .hooks import attach, describe
 from .loop import Progress, measure_batches
 from .measurement import environment, token_text

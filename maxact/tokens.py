@@ -94,9 +94,7 @@ class TokenNamer:
             raise ValueError(f"sample_ids: {len(samples)} of them, expected {n_rows} for the rows of {name}")
 
         samples, positions = self._samples(samples, positions, keep, goes_on, given.position_ids, n_rows)
-        groups = dict(named.groups)
-        if self.position_0:
-            groups[POSITION_0] = positions == 0
+        groups = ({POSITION_0: positions == 0} if self.position_0 else {}) | named.groups
         if self.skip_first:
             late = positions >= self.skip_first
             keep = late if keep is None else keep & late

@@ -12,7 +12,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from maxact import corpus as corpora
-from maxact.corpus import Corpus, Encoded, Sample, encode, load_corpus
+from maxact import encoding
+from maxact.corpus import Corpus, Sample, load_corpus
+from maxact.encoding import Encoded, encode
 
 
 def write(tmp_path, lines, name="c.jsonl"):
@@ -238,7 +240,7 @@ def test_what_no_embedding_has_and_what_has_no_token_is_left_out_and_counted():
 
 
 def test_many_samples_keep_their_order_and_index():
-    n = 2 * corpora._TOKENIZED_AT_ONCE + 3
+    n = 2 * encoding._TOKENIZED_AT_ONCE + 3
     mixed = [Sample(None, [i % 10], "x") if i % 3 == 0 else Sample(f"w{i % 10}", None, "x") for i in range(n)]
     assert [(e.index, e.ids) for e in encode(Corpus("c", mixed), words())] == [(i, [i % 10]) for i in range(n)]
 

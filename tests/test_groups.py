@@ -138,7 +138,8 @@ def test_where_the_largest_elements_all_stand_at_position_0_the_rest_is_bounded(
     with torch.no_grad():
         model.model.embed_tokens.weight[Letters.bos_token_id] *= 1000
     run = measure(model, Letters(), TEXTS, topk=1, bos=True)
-    first, rest = rows(run)
+    first, rest, content, special = rows(run)
+    assert (content.group, special.group) == ("content", "special") and special[1:] == first[1:]
     skipped = measure(model, Letters(), TEXTS, topk=1, bos=True, skip_first=1)
     largest = max(skipped.sites[name].absmax for name in HIDDEN)
     assert rest.site is None and rest.absmax >= largest

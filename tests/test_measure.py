@@ -5,7 +5,8 @@ import torch
 from tiny_models import FAMILIES, N_LAYERS, VOCAB, one_thread, tiny  # noqa: F401
 
 from maxact import measure
-from maxact.corpus import Corpus, Encoded, Sample
+from maxact.corpus import Corpus, Sample
+from maxact.encoding import Encoded
 from maxact.planning import Work, plan
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from maxact import corpus as corpora
-from maxact.corpus import encode
+from maxact.encoding import encode
 from maxact.paper_corpus import load_paper_corpus
 
 pytest.importorskip("datasets")
