@@ -80,7 +80,11 @@ def _experts_path(layer: nn.Module) -> str:
     """Where in a layer its experts are; LookupError with the reason if their products cannot be seen."""
     found = [(path, module) for path, module in layer.named_modules() if hasattr(module, "_is_expert_parallel")]
     if not found:
-        others = [type(module).__name__ for module in layer.modules() if "expert" in type(module).__name__.lower()]
+        others = [
+            type(module).__name__
+            for path, module in layer.named_modules()
+            if path.rpartition(".")[2] == "experts" or "experts" in type(module).__name__.lower()
+        ]
         raise LookupError(f"{others[0]} goes around the experts interface of transformers" if others else _NO_EXPERTS)
     if len(found) > 1:
         raise LookupError(f"more than one set of experts: {', '.join(path for path, _ in found)}")

@@ -42,10 +42,11 @@ def attach(
 ) -> Probe:
     """Measure what passes the sites of a model, until the `with` block ends or `detach` is called.
 
-    sites: "default", "gemm", or site names and patterns (`find_sites`). skip_first: leave out the first so many tokens
-    of each sample. position_0: of the residual stream, count the first token of each sample also on its own
-    (`Probe.groups`). The other options are those of `ProbeState`. Only forward passes of the model, its decoder, or
-    what lies between are measured, and only tokens that the 2-D attention mask keeps. The model's outputs do not change.
+    sites: "default", "gemm" (with every expert), or site names and patterns (`find_all_sites`). skip_first: leave out
+    the first so many tokens of each sample. position_0: of the residual stream, count the first token of each sample
+    also on its own (`Probe.groups`). The other options are those of `ProbeState`. Only forward passes of the model, its
+    decoder, or what lies between are measured, and only tokens that the 2-D attention mask keeps. The model's outputs
+    do not change.
 
     Raises ValueError or TypeError if an option is not what it must be, the sites cannot be found, or another probe is
     attached to the model.

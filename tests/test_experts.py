@@ -62,6 +62,32 @@ def test_the_largest_element_knows_its_expert_and_its_token(model_type, implemen
     assert place.value == pytest.approx(float(first.product[place.feature]), rel=1e-5)
 
 
+def devices():
+    no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+    return pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, no_gpu])])
+
+
+@devices()
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_every_listed_element_is_that_of_its_token_at_its_expert(implementation, device):
+    """Many rows an expert, in bfloat16, which a GPU's grouped product takes: sorting may leave ties in any order."""
+    model = tiny_moe("qwen3_moe", implementation, torch.bfloat16).to(device)
+    ids = random_ids(4, 40).to(device)
+    mask = (torch.arange(40) >= torch.tensor([[0], [7], [33], [21]])).long().to(device)
+    rows = routed_rows(model, "qwen3_moe", mask, input_ids=ids)
+    with torch.no_grad(), attach(model, ["*_experts_act"], topk=200) as probe:
+        model(input_ids=ids, attention_mask=mask)
+    run = probe.run()
+    for layer, of_layer in rows.items():
+        name = f"layer_{layer}_experts_act"
+        product = {row[:3]: row.product.float().cpu() for row in of_layer}
+        counts = [sum(row.expert == e for row in of_layer) for e in range(N_EXPERTS)]
+        assert run.experts()[name]["n_tokens"] == counts
+        for place in (place_of(name, run.sites[name], rank) for rank in range(200)):
+            expected = product[place.sample, place.position, place.expert][place.feature]
+            assert place.value == pytest.approx(float(expected), rel=0.05)
+
+
 def test_what_no_implementation_rounds_differently_is_the_same_in_all():
     probes = [measure(tiny_moe("mixtral", implementation), LEFT) for implementation in IMPLEMENTATIONS]
     tokens = [[state.fields["sample_tokens"].tolist() for state in probe.states.values()] for probe in probes]

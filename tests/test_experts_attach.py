@@ -178,6 +178,13 @@ def test_experts_that_are_spread_over_processes_or_quantized_are_left_out():
     assert find_all_sites(model, "gemm").notes["experts_act"] == note
 
 
+def test_experts_that_are_modules_of_a_list_are_left_out():
+    model = tiny("llama")
+    model.model.layers[1].mlp.experts = torch.nn.ModuleList([torch.nn.Identity()])
+    note = "layers 0, 2: no experts; layers 1: ModuleList goes around the experts interface of transformers"
+    assert find_all_sites(model, "gemm").notes["experts_act"] == note
+
+
 def test_layers_without_experts_are_named():
     with torch.no_grad(), attach(tiny_moe("deepseek_v3"), "gemm") as probe:
         probe.model(IDS)
