@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Annotated
 
 import typer
@@ -54,9 +55,12 @@ def sweep(
     check_place(output, overwrite)
 
     from .models import load_model
+    from .parallel import join, leave
     from .show_sweep import print_sweep
     from .sweep import sweep as run_sweep
 
+    rank, device = join(device)
+    say = note if rank == 0 else lambda sentence: None
     loaded = load_model(
         model,
         dtype=dtype,
@@ -64,9 +68,9 @@ def sweep(
         attn=attn,
         revision=revision,
         trust_remote_code=trust_remote_code,
-        progress=note,
+        progress=say,
     )
-    with progress() as on_progress:
+    with progress() if rank == 0 else contextlib.nullcontext() as on_progress:
         run = run_sweep(
             loaded.model,
             loaded.tokenizer,
@@ -77,8 +81,11 @@ def sweep(
             backend=backend,
             provenance={"model": loaded.provenance},
             on_progress=on_progress,
-            on_note=note,
+            on_note=say,
         )
+    leave()
+    if rank:
+        return  # the first of the processes writes
     save_run(run, output, overwrite)
     if as_json:
         print_json(run.to_json())

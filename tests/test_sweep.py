@@ -1,6 +1,9 @@
 """A sweep sees each token of the vocabulary once, at position 0, and finds the largest of them all with its token."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -117,3 +120,16 @@ def test_the_command_leaves_a_run_and_shows_its_tokens(model_directory, tmp_path
     record = json.loads(maxact(*args, capsys=capsys)[0])
     assert record["sweep"]["position"] == 1 and record["M"] == Run.load(tmp_path / "bos").M
     assert "holds a run already" in maxact("sweep", model_directory, "-o", tmp_path / "run", code=2, capsys=capsys)[1]
+
+
+def test_two_processes_share_a_vocabulary_and_find_what_one_finds(model_directory, tmp_path):  # noqa: F811
+    command = ["-m", "maxact", "sweep", str(model_directory), "--tokens-per-batch", "8", "-o"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for start, name in (([sys.executable], "one"), (torchrun, "two")):
+        subprocess.run([*start, *command, tmp_path / name], check=True, env=environment, capture_output=True)
+    one, two = (Run.load(tmp_path / name) for name in ("one", "two"))
+    assert one.provenance["sweep"] == two.provenance["sweep"] and two.provenance["n_tokens"] == 31
+    assert (tmp_path / "one" / "sites.safetensors").read_bytes() == (
+        tmp_path / "two" / "sites.safetensors"
+    ).read_bytes()
