@@ -78,7 +78,7 @@ def _find_experts(model: nn.Module, site_map: SiteMap) -> tuple[list[Site], dict
 
 def _experts_path(layer: nn.Module) -> str:
     """Where in a layer its experts are; LookupError with the reason if their products cannot be seen."""
-    found = [(path, module) for path, module in layer.named_modules() if hasattr(module, "_is_expert_parallel")]
+    found = [(path, module) for path, module in layer.named_modules() if hasattr(module, "is_concatenated")]
     if not found:
         others = [
             type(module).__name__
@@ -89,7 +89,7 @@ def _experts_path(layer: nn.Module) -> str:
     if len(found) > 1:
         raise LookupError(f"more than one set of experts: {', '.join(path for path, _ in found)}")
     path, experts = found[0]
-    if experts._is_expert_parallel:
+    if getattr(experts, "_is_expert_parallel", False):
         raise LookupError("the experts are spread over processes")
     if experts.down_proj.dtype not in _WEIGHTS:
         raise LookupError(f"the experts' weights are {str(experts.down_proj.dtype).removeprefix('torch.')}")
