@@ -18,7 +18,7 @@ from .run import Run
 
 # In this order; each file may use what those before it define.
 SCRIPTS = (
-    "words data quantizer link draw marks explorer landscape trajectories sun pairs quantization map site experts main"
+    "words data quantizer link draw marks explorer landscape trajectories sun pairs quantization map site experts stability main"
 ).split()
 
 

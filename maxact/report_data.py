@@ -14,7 +14,8 @@ import numpy as np
 
 from maxact_kernels.summary import Summary
 
-from .run import Run, site_kind, site_layer, token_of
+from .run import Run, place_of, site_kind, site_layer
+from .stability import stability
 
 MANTISSA_BITS = {"bfloat16": 7, "float16": 10, "float32": 7}  # of a key of `counts`
 TABLE_BYTES = 10 << 20  # of all tables of counts: 94 layers x 10 sites x 4 runs at 16 bins to the octave are less
@@ -22,7 +23,6 @@ MERGED_BITS = 5, 4  # 32 and 16 bins to the octave, where every magnitude would 
 RATIO_ORIGIN = 96, 16  # keys of m_t = 1 and r_t = 16: tokens below either are not on the page
 N_CHANNELS, N_TOKENS = 16, 12
 _MAX_TEXT = 200
-_MAX_EXPERTS = 4096
 
 # Single numbers of a summary, under their own names.
 COLUMNS = (
@@ -46,17 +46,18 @@ def runs_data(runs: list[tuple[str, Run]]) -> dict:
 def _run_data(label: str, run: Run, tables: list[str | None]) -> dict:
     p, model, corpus = run.provenance, run.provenance.get("model", {}), run.provenance.get("corpus", {})
     sites = [_site_data(name, summary) for name, summary in run.sites.items()]
-    places = sorted({tuple(token[1:3]) for site in sites for token in site["top"]})
+    places = {tuple(token[1:3]) for site in sites for token in site["top"]}
     texts = {f"{sample}:{position}": run.token_text(sample, position) for sample, position in places}
     facts = {
         "model": model.get("model_id"),
         "dtype": model.get("dtype"),
         "attention": model.get("attn"),
         "corpus": corpus.get("name"),
-        "special": " and ".join(key for key in ("bos", "special_tokens", "chat_template") if corpus.get(key) is True),
+        "special": _special(corpus),
         "samples": p.get("n_samples"),
         "tokens": p.get("n_tokens"),
         "created": p.get("created"),
+        "imported": "imported" in p,
         **{key: p.get("environment", {}).get(key) for key in ("backend", "device")},
     }
     return {
@@ -69,15 +70,18 @@ def _run_data(label: str, run: Run, tables: list[str | None]) -> dict:
         "columns": {key: [site[key] for site in sites] for key in sites[0]} if sites else {},
         "counts": tables,
         "tokens": {place: _text(text) for place, text in texts.items() if text is not None},
-        "experts": _experts(p.get("experts")),
+        "experts": _experts(run),
+        "stability": _stability(run),
     }
 
 
 def _site_data(name: str, summary: Summary) -> dict:
-    top = summary.topk
-    tokens = dict.fromkeys(top.token_ids.tolist())
-    first = {token: rank for rank, token in reversed(list(enumerate(top.token_ids.tolist())))}
-    ranks = [first[token] for token in tokens][:N_TOKENS]
+    largest = {}  # value of each token; where places are not known, each value
+    for rank in range(len(summary.topk.values)):
+        place = place_of(name, summary, rank)
+        largest.setdefault(rank if place.position is None else (*place[1:3], place.expert), place)
+        if len(largest) == N_TOKENS:
+            break
     channels = summary.channel_absmax
     order = np.lexsort((np.arange(len(channels)), -channels))
     return {
@@ -92,11 +96,8 @@ def _site_data(name: str, summary: Summary) -> dict:
         "q0.999": _number(lambda: summary.quantile(0.999)),
         "per_token_db": _number(lambda: summary.int8_per_token.sqnr_db),
         "ratios": _ratio_table(summary),
-        # Value, sample, position, feature of the largest element of each token.
-        "top": [
-            [_finite(top.values[rank]), *token_of(name, int(top.token_ids[rank]))[:2], int(top.features[rank])]
-            for rank in ranks
-        ],
+        # Value, sample, position, channel, expert.
+        "top": [[_finite(p.value), *p[1:4], p.expert] for p in largest.values()],
         "channels": [[int(c), _finite(channels[c])] for c in order[:N_CHANNELS]],
         # Channels by rank 1, 2, 4 ... and the last.
         "ranks": [
@@ -167,20 +168,32 @@ def _base128(numbers: np.ndarray) -> bytes:
     return groups[place < n_groups[:, None]].tobytes()
 
 
-def _experts(given) -> dict:
-    """Per-expert numbers of a run by site; what does not have their form is not there."""
-    kept = {}
-    for name, columns in given.items() if isinstance(given, dict) else ():
-        lists = (
-            [columns.get(key) for key in ("absmax", "n_tokens", "n_massive_tokens")]
-            if isinstance(columns, dict)
-            else []
-        )
-        if lists and all(isinstance(values, list) and len(values) == len(lists[0]) <= _MAX_EXPERTS for values in lists):
-            layer = site_layer(str(name))
-            absmax, n_tokens, n_massive = ([_finite(value) for value in values] for values in lists)
-            kept[_text(name)] = {"layer": layer, "absmax": absmax, "n_tokens": n_tokens, "n_massive_tokens": n_massive}
-    return kept
+def _experts(run: Run) -> dict:
+    return {
+        _text(name): {"layer": site_layer(name)} | {key: [_finite(v) for v in values] for key, values in columns.items()}
+        for name, columns in run.experts().items()
+    }
+
+
+def _special(corpus: dict) -> str | None:
+    """What was put around each sample."""
+    known = [key for key in ("bos", "special_tokens", "chat_template") if corpus.get(key) is True]
+    return " and ".join(known).replace("_", " ") or ("no special tokens" if "bos" in corpus else None)
+
+
+def _stability(run: Run) -> dict | None:
+    """How M depends on the samples; None if the run does not tell them apart."""
+    try:
+        found = stability(run)
+    except ValueError:
+        return None
+    kept = {key: _finite(found[key]) for key in ("n_samples", "M", "n_near", "growth_per_doubling", "exceeding_share")}
+    rows = ([row["n"], row["mean"], *row["quantiles"].values()] for row in found["curve"])
+    return kept | {
+        "saturated": found["saturated"],
+        "curve": [[_finite(value) for value in row] for row in rows],
+        "domains": [[_text(name), d["n_samples"], _finite(d["M"])] for name, d in found["domains"].items()],
+    }
 
 
 def _family(model: dict) -> str:

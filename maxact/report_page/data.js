@@ -44,7 +44,7 @@ function siteAt(run, kind, layer) {
 function sunOf(run) {
   const hidden = layersOf(run, "hidden");
   return {
-    tested: hidden.length > 0,
+    tested: hidden.some((site) => site.n_massive_tokens !== null),
     passed: hidden.reduce((sum, site) => sum + site.n_massive_tokens, 0),
     ratio: Math.max(0, ...hidden.map((site) => site.ratio_max || 0)),
   };
@@ -102,26 +102,38 @@ function float32(pattern) {
   return bits.getFloat32(0);
 }
 
-// Counted magnitudes, ascending: n[i] elements of low[i] to high[i], equal where the table is exact. Null: not counted.
+// Counted magnitudes, ascending: n[i] elements of low[i] to high[i], equal where one value is meant. What this page
+// merged is spread evenly over the magnitudes it may have; `bins` is the table as it was sent, which bounds the error.
+// Null: not counted.
 function magnitudes(site) {
   const text = site.run.counts[site.index];
   if (!text) return null;
   return kept(`${site.run.index} ${site.index}`, () => {
     const { keys, counts } = decode(text);
-    const mantissa = site.dtype === "float16" ? 10 : 7;
-    const shift = D.merged_bits === null ? 0 : mantissa - D.merged_bits;
-    const float = site.dtype === "float16" ? float16 : (pattern) => float32(pattern * 65536);
-    const tail = site.dtype === "float32" ? 65535 : 0;
-    const n = keys.length, low = new Float64Array(n), high = new Float64Array(n);
-    for (let i = 0; i < n; i++) {
-      const first = keys[i] * 2 ** shift, last = first + 2 ** shift - 1;
-      low[i] = float(first);
-      high[i] = tail ? float32(last * 65536 + tail) : float(last);
-      if (!(high[i] <= site.absmax)) high[i] = site.absmax;
-      if (first === 0 && counts[i] === site.n_zero) high[i] = 0;
-    }
-    return { low, high, n: Float64Array.from(counts), exact: shift === 0 && tail === 0 };
+    const each = D.merged_bits === null ? 1 : 2 ** ((site.dtype === "float16" ? 10 : 7) - D.merged_bits);
+    const bins = tableOf(site, keys, counts, each);
+    if (each === 1) return { ...bins, bins, exact: site.dtype !== "float32" };
+    const patterns = [], parts = [];
+    keys.forEach((key, i) => {
+      for (let j = 0; j < each; j++) {
+        patterns.push(key * each + j);
+        parts.push(counts[i] / each);
+      }
+    });
+    return { ...tableOf(site, patterns, parts, 1), bins, exact: false };
   });
+}
+
+function tableOf(site, keys, counts, each) {
+  const float = site.dtype === "float16" ? float16 : (pattern) => float32(pattern * 65536);
+  const n = keys.length, low = new Float64Array(n), high = new Float64Array(n);
+  for (let i = 0; i < n; i++) {
+    const first = keys[i] * each, last = first + each - 1;
+    low[i] = Math.min(float(first), site.absmax);
+    high[i] = Math.min(site.dtype === "float32" ? float32(last * 65536 + 65535) : float(last), site.absmax);
+    if (first === 0 && counts[i] === site.n_zero) high[i] = 0;
+  }
+  return { low, high, n: Float64Array.from(counts) };
 }
 
 // Tokens by m_t and r_t: cells {m, r: [from, to], n}, from m_t = 1 and r_t = 16 on. Null: medians were left out.

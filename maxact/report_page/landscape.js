@@ -25,10 +25,10 @@ explorer("landscape", "The landscape", (self) => {
     rows.sort((a, b) => (order() === "family" && FAMILIES.indexOf(a.family) - FAMILIES.indexOf(b.family)) || b.M - a.M);
     const x = { ...decades([1, 1e5, ...rows.map((c) => c.M)]), label: "M, the largest |x| outside routers" };
     const step = 24, narrow = body.clientWidth < 560;
-    const left = narrow ? 122 : 196, most = narrow ? 17 : 30;
+    const left = narrow ? 122 : 196, most = narrow ? 15 : 30;
     const plot = frame(body, {
-      title: "M by run, bars on a log axis", height: rows.length * step + 88, left, right: 74, top: narrow ? 52 : 38,
-      x, y: { min: 0, max: rows.length, ticks: [] },
+      title: "M by run, bars on a log axis", height: rows.length * step + (narrow ? 106 : 92), left, right: 74, top: narrow ? 52 : 38,
+      x, y: { min: 0, max: 1, ticks: [] },
     });
     limit(plot, "x", 448, "448 E4M3", { dy: 10, dx: narrow ? 0 : 5, anchor: narrow ? "middle" : "start" });
     limit(plot, "x", 57344, "57,344 E5M2", { anchor: "end", dx: narrow ? 40 : 0, dy: narrow ? -18 : -4 });

@@ -19,8 +19,9 @@ function card(run) {
     el("div", { className: "figure" }, `M ${number(run.M)}`),
     el("p", {}, `${room}, at ${run.peaks.length > 2 ? `${run.peaks[0]} … ${run.peaks[run.peaks.length - 1]} (${run.peaks.length} sites)` : listed(run.peaks) || "no site"}`),
     el("p", {}, sun.tested ? (sun.passed ? `${plural(sun.passed, "token")} pass the Sun test in the residual stream, counted at each layer` : "No token passes the Sun test in the residual stream") : "The residual stream was not measured"),
-    el("p", { className: "soft" }, [facts.model, facts.dtype, facts.corpus && `corpus ${facts.corpus}`, facts.samples && plural(Number(facts.samples), "sample"), facts.tokens && plural(Number(facts.tokens), "token"), facts.special || "no special tokens"].filter(Boolean).join(" · ")),
+    el("p", { className: "soft" }, [facts.model, facts.dtype, facts.corpus && `corpus ${facts.corpus}`, facts.samples && plural(Number(facts.samples), "sample"), facts.tokens && plural(Number(facts.tokens), "token"), facts.special].filter(Boolean).join(" · ")),
   ];
+  if (facts.imported) lines.push(el("p", { className: "soft" }, "Imported from published files: they hold no tables and no places."));
   if (run.partial) lines.push(el("p", { className: "warn" }, "PARTIAL: the measurement was interrupted; this is not the whole corpus."));
   if (bad.length) lines.push(el("p", { className: "warn" }, `NOT FINITE: ${plural(bad.length, "site")} hold nan or inf, first ${bad[0].name}; every figure is over the finite elements.`));
   return el("div", { className: `card c${run.colour}` }, ...lines);

@@ -76,7 +76,7 @@ explorer("quantization", "Quantization", (self) => {
     small(boxes[1], "Values that are clipped", { ...clips, ticks: [[1e-7, "0 %"], ...[1e-5, 1e-3, 0.1].map((v) => [v, percent(v)])] }, (e) => e.clip);
     small(boxes[2], "M / rms", decades([1, 100, ...all.map((e) => e.site.crest)]), (e) => e.site.crest);
     sweep(body, layer() === "worst" ? finite.reduce((a, b) => (b.sqnr < a.sqnr ? b : a), all[0]).site : lines[0].found.map((e) => e.site).find((s) => String(s.layer) === layer()) || lines[0].found[0].site, fmt());
-    return lines.slice(0, 3).map((line) => verdict(line, format, name)).join("\n");
+    return lines.slice(0, 2).map((line) => verdict(line, format, name)).join("\n");
   };
 });
 

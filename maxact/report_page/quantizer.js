@@ -40,7 +40,7 @@ function errorOf(fmt, threshold, table) {
     if (x > 0 && (x <= zero || threshold === 0)) zeroed += n[i];
   }
   const sqnr = decibels(signal, noise), share = (part, whole) => (whole ? part / whole : NaN);
-  const [worst, best] = table.exact ? [sqnr, sqnr] : errorBounds(levels, middles, threshold, table);
+  const [worst, best] = table.exact ? [sqnr, sqnr] : errorBounds(levels, middles, threshold, table.bins);
   return { sqnr, worst, best, clip: share(clipped, total), zeroed: share(zeroed, nonzero) };
 }
 
@@ -67,8 +67,8 @@ function errorBounds(levels, middles, threshold, { low, high, n }) {
 
 // The counted magnitude with the smallest squared error; of equal ones the largest. With running sums a candidate costs
 // one look at each level, since q is constant between two middles and the edges only move up.
-function bestThreshold(fmt, table) {
-  const { levels, middles } = gridOf(fmt), { low, high, n } = table, size = n.length;
+function bestThreshold(fmt, { bins }) {
+  const { levels, middles } = gridOf(fmt), { low, high, n } = bins, size = n.length;
   if (!size || !(high[size - 1] > 0)) return 0;
   const x = low.map((v, i) => (v + high[i]) / 2), unit = x[size - 1];
   const count = new Float64Array(size + 1), first = new Float64Array(size + 1);

@@ -26,8 +26,8 @@ explorer("site", "One site", (self) => {
     channels(left, site);
     tokens(right, site);
     if (!site.n_elements) return `${site.name} of ${site.run.label} saw no finite value.`;
-    const middle = rankAt(site, Math.ceil(site.width / 2)), first = site.channels[0];
-    return `${site.name} of ${site.run.label}: ${number(site.n_elements)} values, the largest ${number(site.absmax)} (${number(site.crest)} rms, ${number(site.absmax / site["q0.999"])} times the 0.999 quantile) in channel ${first[0]}`
+    const middle = rankAt(site, Math.ceil(site.width / 2)), first = site.channels[0], more = site.absmax / site["q0.999"];
+    return `${site.name} of ${site.run.label}: ${number(site.n_elements)} values, the largest ${number(site.absmax)} (${number(site.crest)} rms${Number.isFinite(more) ? `, ${number(more)} times the 0.999 quantile` : ""})${first ? ` in channel ${first[0]}` : ""}`
       + (middle ? `; a channel of the middle rank reaches ${number(middle)}.` : ".");
   };
 });
@@ -51,7 +51,7 @@ function rankAt(site, rank) {
 function distribution(body, site, view) {
   const table = magnitudes(site);
   if (!table) return body.append(el("p", {}, "This run was measured without counts: there is no table of magnitudes."));
-  const { low, high, n } = table, x = [...low].map((v, i) => (v + high[i]) / 2);
+  const { low, high, n } = table.bins, x = [...low].map((v, i) => (v + high[i]) / 2);
   const total = site.n_elements, above = new Float64Array(n.length);
   for (let i = n.length - 1, sum = 0; i >= 0; i--) {
     above[i] = sum / total;
@@ -85,7 +85,7 @@ function distribution(body, site, view) {
 function channels(body, site) {
   const points = [...new Map([...site.channels.map(([channel, value], i) => [i + 1, { channel, value }]), ...site.ranks.filter(([rank]) => rank > site.channels.length).map(([rank, value]) => [rank, { value }])])];
   const drawn = points.filter(([, { value }]) => value > 0);
-  if (!drawn.length) return body.append(el("p", {}, "Every channel is zero."));
+  if (!drawn.length) return body.append(el("p", {}, points.length ? "Every channel is zero." : "The channels of this site are not known."));
   const plot = frame(body, {
     title: `Channels of ${site.name} by rank`, height: 280,
     x: { ...decades([1, Math.max(10, site.width)]), label: `rank among ${number(site.width)} channels` }, y: { ...decades(drawn.map(([, p]) => p.value)), label: "largest |x|" },
@@ -108,10 +108,11 @@ function channels(body, site) {
 
 function tokens(body, site) {
   if (!site.top.length) return body.append(el("p", {}, "No token was seen."));
-  const head = el("tr", {}, ...["token", "value", "channel", "sample", "position"].map((text, i) => el("th", { scope: "col", className: i ? "" : "text" }, text)));
-  const rows = site.top.map(([value, sample, position, channel]) => {
+  const expert = site.top.some((token) => token[4] !== null);
+  const head = el("tr", {}, ...["token", "value", "channel", "sample", "position", ...(expert ? ["expert"] : [])].map((text, i) => el("th", { scope: "col", className: i ? "" : "text" }, text)));
+  const rows = site.top.map(([value, sample, position, channel, whose]) => {
     const text = site.run.tokens[`${sample}:${position}`];
-    return el("tr", {}, el("td", { className: "text" }, text === undefined ? "–" : visible(text)), ...[exact(value), channel, number(sample), number(position)].map((v) => el("td", {}, v)));
+    return el("tr", {}, el("td", { className: "text" }, text === undefined ? "–" : visible(text)), ...[exact(value), number(channel), number(sample), number(position), ...(expert ? [number(whose)] : [])].map((v) => el("td", {}, v)));
   });
   const box = el("div", { className: "scroll", tabIndex: 0 }, el("table", {}, el("thead", {}, head), el("tbody", {}, ...rows)));
   box.setAttribute("role", "region");
