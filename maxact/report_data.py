@@ -21,6 +21,7 @@ MANTISSA_BITS = {"bfloat16": 7, "float16": 10, "float32": 7}  # of a key of `cou
 TABLE_BYTES = 10 << 20  # of all tables of counts: 94 layers x 10 sites x 4 runs at 16 bins to the octave are less
 MERGED_BITS = 5, 4  # 32 and 16 bins to the octave, where every magnitude would be more than that
 RATIO_ORIGIN = 96, 16  # keys of m_t = 1 and r_t = 16: tokens below either are not on the page
+N_WHOLE = 384  # largest magnitudes of a site that are never merged: three octaves of bf16 where all occur
 N_CHANNELS, N_TOKENS = 16, 12
 _MAX_TEXT = 200
 
@@ -37,13 +38,13 @@ def runs_data(runs: list[tuple[str, Run]]) -> dict:
         for name in run.sites:
             _check(f"{label}: site {name}", run.sites[name])
     for bits in (None, *MERGED_BITS):
-        tables = [[_count_table(summary, bits) for summary in run.sites.values()] for _, run in runs]
-        if sum(len(text) for texts in tables for text in texts if text) <= TABLE_BYTES:
+        tables = [[_count_tables(summary, bits) for summary in run.sites.values()] for _, run in runs]
+        if sum(len(text) for of_run in tables for texts in of_run for text in texts or ()) <= TABLE_BYTES:
             break
-    return {"merged_bits": bits, "runs": [_run_data(label, run, texts) for (label, run), texts in zip(runs, tables)]}
+    return {"merged_bits": bits, "runs": [_run_data(*run, texts) for run, texts in zip(runs, tables)]}
 
 
-def _run_data(label: str, run: Run, tables: list[str | None]) -> dict:
+def _run_data(label: str, run: Run, tables: list[list[str] | None]) -> dict:
     p, model, corpus = run.provenance, run.provenance.get("model", {}), run.provenance.get("corpus", {})
     sites = [_site_data(name, summary) for name, summary in run.sites.items()]
     places = {tuple(token[1:3]) for site in sites for token in site["top"]}
@@ -120,18 +121,25 @@ def _check(what: str, summary: Summary) -> None:
                 raise ValueError(f"{what}: counts add up to {int(cells.sum())}, expected {total} like n_elements")
 
 
-def _count_table(summary: Summary, bits: int | None) -> str | None:
-    """The counts as text; of keys that share their first `bits` bits of mantissa one count. None: left out of the run."""
+def _count_tables(summary: Summary, bits: int | None) -> list[str] | None:
+    """The counts as text, low magnitudes first; None if the run has none.
+
+    With `bits`, all but the N_WHOLE largest magnitudes that occur are merged: one count for those that share their first
+    `bits` bits of mantissa. The largest hold most of the energy where activations are massive; the rest is dense.
+    """
     if not summary.options.counts:
         return None
     keys = summary.counts.nonzero()[0]
     counts = summary.counts[keys]
-    if bits is not None:
-        keys, where = np.unique(keys >> MANTISSA_BITS[summary.options.dtype] - bits, return_inverse=True)
-        merged = np.zeros(len(keys), dtype=np.int64)
-        np.add.at(merged, where, counts)
-        counts = merged
-    return table_text(keys, counts)
+    if bits is None:
+        return ["", table_text(keys, counts)]
+    shift = MANTISSA_BITS[summary.options.dtype] - bits
+    # From the start of a bin on, so that none is in both.
+    first = np.searchsorted(keys, keys[-N_WHOLE] >> shift << shift) if len(keys) > N_WHOLE else 0
+    merged, where = np.unique(keys[:first] >> shift, return_inverse=True)
+    sums = np.zeros(len(merged), dtype=np.int64)
+    np.add.at(sums, where, counts[:first])
+    return [table_text(merged, sums), table_text(keys[first:], counts[first:])]
 
 
 def _ratio_table(summary: Summary) -> str | None:
@@ -170,7 +178,8 @@ def _base128(numbers: np.ndarray) -> bytes:
 
 def _experts(run: Run) -> dict:
     return {
-        _text(name): {"layer": site_layer(name)} | {key: [_finite(v) for v in values] for key, values in columns.items()}
+        _text(name): {"layer": site_layer(name)}
+        | {key: [_finite(v) for v in values] for key, values in columns.items()}
         for name, columns in run.experts().items()
     }
 

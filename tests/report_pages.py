@@ -39,6 +39,7 @@ def jumping_run(seed: int = 0, n_layers: int = 6, scale: float = 1.0, **provenan
         "corpus": {"name": "builtin", "bos": True},
         "n_samples": 4,
         "n_tokens": 40,
+        "samples": [{"index": i, "domain": ("prose", "code")[i % 2], "n_tokens": 10} for i in range(4)],
         "token_text": {"0:0": {"id": 1, "text": "<s>"}},
     }
     return Run(Sites(sites), given | provenance)

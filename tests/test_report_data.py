@@ -9,7 +9,7 @@ import torch
 from report_pages import deep_run, jumping_run, state
 
 from maxact.report import page, script_json
-from maxact.report_data import MERGED_BITS, RATIO_ORIGIN, runs_data, table_text
+from maxact.report_data import MERGED_BITS, N_WHOLE, RATIO_ORIGIN, runs_data, table_text
 from maxact.run import Run, Sites
 
 
@@ -49,7 +49,7 @@ def test_every_count_and_every_ratio_above_the_floor_is_on_the_page(dtype):
     summary, data = run.sites["layer_0_hidden"], runs_data([("a", run)])
     assert data["merged_bits"] is None
     counts = summary.counts
-    assert table(data["runs"][0]["counts"][0]) == {int(k): int(counts[k]) for k in counts.nonzero()[0]}
+    assert table(data["runs"][0]["counts"][0][1]) == {int(k): int(counts[k]) for k in counts.nonzero()[0]}
     m, r = RATIO_ORIGIN
     ratios = {
         int(row + m) * 128 + int(column + r): int(summary.ratio_table[row + m, column + r])
@@ -63,9 +63,15 @@ def test_many_sites_are_merged_so_that_the_page_stays_small_and_no_element_is_lo
     run = deep_run(12, 0)
     data = runs_data([("deep", run)])
     assert data["merged_bits"] == MERGED_BITS[-1]
-    for name, text in zip(run.sites, data["runs"][0]["counts"]):
-        cells, counts = table(text), run.sites[name].counts
-        assert cells == {int(k): int(counts[k << 3 : (k + 1) << 3].sum()) for k in np.unique(counts.nonzero()[0] >> 3)}
+    for name, (merged, whole) in zip(run.sites, data["runs"][0]["counts"]):
+        merged, whole, counts = table(merged), table(whole), run.sites[name].counts
+        edge = min(whole)
+        assert (
+            whole == {int(k): int(counts[k]) for k in counts.nonzero()[0] if k >= edge}
+            and N_WHOLE <= len(whole) < N_WHOLE + 8
+        )
+        low = counts[:edge]
+        assert merged == {int(k): int(low[k << 3 : (k + 1) << 3].sum()) for k in np.unique(low.nonzero()[0] >> 3)}
 
 
 def test_what_a_run_does_not_hold_is_null_and_not_a_guess():

@@ -22,7 +22,9 @@ def hostile_run() -> Run:
     huge = torch.full((20, 8), 3.0e38)
     poisoned = torch.randn(20, 8, generator=generator)
     poisoned[3, 3], poisoned[4, 4] = float("nan"), float("inf")
-    kinds = [name[:200].replace("/", "|").replace("\u2028", "").replace("\u2029", "").replace("\u202e", "") for name in HARM]
+    kinds = [
+        name[:200].replace("/", "|").replace("\u2028", "").replace("\u2029", "").replace("\u202e", "") for name in HARM
+    ]
     tensors = [huge, poisoned, torch.zeros(20, 8), torch.full((20, 8), 1e-45), torch.randn(20, 8, generator=generator)]
     sites = {f"layer_{i % 3}_{kind}": state(tensors[i % len(tensors)]) for i, kind in enumerate(kinds)}
     sites |= {kind: state(poisoned.bfloat16()) for kind in kinds}
@@ -50,7 +52,11 @@ def hostile_run() -> Run:
 
 
 def test_nothing_of_it_becomes_markup_script_or_a_request_and_every_control_still_works(chromium, tmp_path):
-    runs = [(HARM[0], hostile_run()), ("</title><script>alert(5)</script>", hostile_run()), ("empty", Run(Sites({}), {}))]
+    runs = [
+        (HARM[0], hostile_run()),
+        ("</title><script>alert(5)</script>", hostile_run()),
+        ("empty", Run(Sites({}), {})),
+    ]
     with opened(chromium, tmp_path, runs) as shown:
         tab = shown.tab
         assert tab.locator("main img, main script, main style, main iframe, main a, svg[onload]").count() == 0
@@ -85,8 +91,17 @@ def test_the_browser_itself_would_refuse_a_script_or_a_request(chromium, tmp_pat
             "document.body.append(script); document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"harmed=1\">'"
             "+ '<p style=\"position:fixed\">'); }"
         )
-        for what in ("fetch('http://127.0.0.1:9/')", "import('http://127.0.0.1:9/')", "new Worker('http://127.0.0.1:9/')"):
-            assert shown.tab.evaluate(f"async () => {{ try {{ await {what}; return 'went'; }} catch {{ return 'refused'; }} }}") == "refused"
+        for what in (
+            "fetch('http://127.0.0.1:9/')",
+            "import('http://127.0.0.1:9/')",
+            "new Worker('http://127.0.0.1:9/')",
+        ):
+            assert (
+                shown.tab.evaluate(
+                    f"async () => {{ try {{ await {what}; return 'went'; }} catch {{ return 'refused'; }} }}"
+                )
+                == "refused"
+            )
         assert shown.tab.evaluate("window.harmed") is None
         assert len([text for text in shown.said if "Content Security Policy" in text]) >= 4
         went = [url for url in shown.asked if url != shown.address and (url, "csp") not in refused]

@@ -49,7 +49,9 @@ def test_stability_is_that_of_the_run(chromium, tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 @pytest.mark.parametrize("budget", [None, 1])
-def test_quantization_of_what_is_known_by_bins_carries_the_bounds_of_the_run(chromium, tmp_path, monkeypatch, dtype, budget):
+def test_quantization_of_what_is_known_by_bins_carries_the_bounds_of_the_run(
+    chromium, tmp_path, monkeypatch, dtype, budget
+):
     """fp32 counts are bins in the run already: same figures, same bounds. Merged ones hold the run's within
     theirs, and spread over a bin come within 0.2 dB of it."""
     if budget:
@@ -78,7 +80,9 @@ def test_quantization_of_what_is_known_by_bins_carries_the_bounds_of_the_run(chr
 def test_published_files_are_shown_as_far_as_they_go(chromium, tmp_path, capsys):
     write(tmp_path / "in", activation_stats=stats(), top5_stats=tops())
     maxact("import", tmp_path / "in", "-o", tmp_path / "runs", capsys=capsys)
-    with opened(chromium, tmp_path, [("theirs", Run.load(tmp_path / "runs" / "Tiny-1B")), ("ours", jumping_run())]) as shown:
+    with opened(
+        chromium, tmp_path, [("theirs", Run.load(tmp_path / "runs" / "Tiny-1B")), ("ours", jumping_run())]
+    ) as shown:
         card = shown.tab.text_content(".card:nth-child(1)")
         assert "M 300" in card and "Imported from published files" in card and "no special tokens" not in card
         assert "theirs" in shown.tab.eval_on_selector_all("#landscape svg text", "all => all.map(t => t.textContent)")
@@ -96,7 +100,9 @@ def test_published_files_are_shown_as_far_as_they_go(chromium, tmp_path, capsys)
 def test_the_command_writes_the_page_and_says_how_large_it_is(tmp_path, capsys):
     for seed in (0, 1):
         jumping_run(seed).save(tmp_path / str(seed) / "run")
-    out, err = maxact("report", tmp_path / "0" / "run", tmp_path / "1" / "run", "-o", tmp_path / "r.html", capsys=capsys)
+    out, err = maxact(
+        "report", tmp_path / "0" / "run", tmp_path / "1" / "run", "-o", tmp_path / "r.html", capsys=capsys
+    )
     text = (tmp_path / "r.html").read_text()
     assert out == "" and f"Written to {tmp_path / 'r.html'}" in err
     assert '"label":"0/run"' in text and '"label":"1/run"' in text and str(tmp_path) not in text

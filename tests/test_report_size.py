@@ -68,7 +68,8 @@ def test_nothing_is_wider_than_a_phone(chromium, tmp_path, width):
         assert shown.tab.evaluate("document.documentElement.scrollWidth") == width
         for which in ("scaling", "picked"):
             shown.choose("pairs.which", which)
-        for view in ("ratio", "family"):
+        for value in ("ratio", "passed"):
+            shown.choose("pairs.y", value)
             shown.tab.evaluate("redrawAll()")
             shown.drawn()
         assert shown.tab.evaluate("document.documentElement.scrollWidth") == width

@@ -106,25 +106,25 @@ function float32(pattern) {
 // merged is spread evenly over the magnitudes it may have; `bins` is the table as it was sent, which bounds the error.
 // Null: not counted.
 function magnitudes(site) {
-  const text = site.run.counts[site.index];
-  if (!text) return null;
+  const texts = site.run.counts[site.index];
+  if (!texts) return null;
   return kept(`${site.run.index} ${site.index}`, () => {
-    const { keys, counts } = decode(text);
     const each = D.merged_bits === null ? 1 : 2 ** ((site.dtype === "float16" ? 10 : 7) - D.merged_bits);
-    const bins = tableOf(site, keys, counts, each);
-    if (each === 1) return { ...bins, bins, exact: site.dtype !== "float32" };
-    const patterns = [], parts = [];
-    keys.forEach((key, i) => {
+    const merged = texts[0] ? decode(texts[0]) : { keys: [], counts: [] }, whole = tableOf(site, decode(texts[1]), 1);
+    if (!merged.keys.length) return { ...whole, bins: whole, exact: site.dtype !== "float32" };
+    const spread = { keys: [], counts: [] };
+    merged.keys.forEach((key, i) => {
       for (let j = 0; j < each; j++) {
-        patterns.push(key * each + j);
-        parts.push(counts[i] / each);
+        spread.keys.push(key * each + j);
+        spread.counts.push(merged.counts[i] / each);
       }
     });
-    return { ...tableOf(site, patterns, parts, 1), bins, exact: false };
+    return { ...joined(tableOf(site, spread, 1), whole), bins: joined(tableOf(site, merged, each), whole), exact: false };
   });
 }
 
-function tableOf(site, keys, counts, each) {
+// The table of keys that each stand for so many patterns.
+function tableOf(site, { keys, counts }, each) {
   const float = site.dtype === "float16" ? float16 : (pattern) => float32(pattern * 65536);
   const n = keys.length, low = new Float64Array(n), high = new Float64Array(n);
   for (let i = 0; i < n; i++) {
@@ -134,6 +134,10 @@ function tableOf(site, keys, counts, each) {
     if (first === 0 && counts[i] === site.n_zero) high[i] = 0;
   }
   return { low, high, n: Float64Array.from(counts) };
+}
+
+function joined(a, b) {
+  return Object.fromEntries(["low", "high", "n"].map((name) => [name, Float64Array.from([...a[name], ...b[name]])]));
 }
 
 // Tokens by m_t and r_t: cells {m, r: [from, to], n}, from m_t = 1 and r_t = 16 on. Null: medians were left out.

@@ -55,7 +55,7 @@ document.body.append(
 function mergedNote() {
   return D.merged_bits === null
     ? "The tables of magnitudes are whole: what is computed from them here is exact for bf16 and fp16, and known to a bin of 2⁻⁷ for fp32."
-    : `To keep this page small, magnitudes are merged to ${2 ** D.merged_bits} bins an octave; figures computed here from them carry their bounds. A page of fewer runs holds every magnitude.`;
+    : `To keep this page small, all but the largest magnitudes of each site are merged, ${2 ** D.merged_bits} bins an octave, and spread evenly again; figures computed here from them carry their bounds. A page of fewer runs holds every magnitude.`;
 }
 
 addEventListener("hashchange", () => {

@@ -67,10 +67,11 @@ function errorBounds(levels, middles, threshold, { low, high, n }) {
 
 // The counted magnitude with the smallest squared error; of equal ones the largest. With running sums a candidate costs
 // one look at each level, since q is constant between two middles and the edges only move up.
-function bestThreshold(fmt, { bins }) {
-  const { levels, middles } = gridOf(fmt), { low, high, n } = bins, size = n.length;
+function bestThreshold(fmt, table) {
+  const { levels, middles } = gridOf(fmt), { low, high, n, bins } = table, size = n.length;
   if (!size || !(high[size - 1] > 0)) return 0;
   const x = low.map((v, i) => (v + high[i]) / 2), unit = x[size - 1];
+  const candidates = bins.low.map((v, i) => (v + bins.high[i]) / 2).filter((v) => v > 0);
   const count = new Float64Array(size + 1), first = new Float64Array(size + 1);
   let square = 0;
   for (let i = 0; i < size; i++) {
@@ -78,34 +79,31 @@ function bestThreshold(fmt, { bins }) {
     first[i + 1] = first[i] + (n[i] * x[i]) / unit;
     square += n[i] * (x[i] / unit) ** 2;
   }
-  const edges = new Int32Array(middles.length), errors = new Float64Array(size).fill(Infinity);
-  let least = Infinity;
-  for (let i = 0; i < size; i++) {
-    if (!(x[i] > 0)) continue;
+  const edges = new Int32Array(middles.length);
+  const errors = candidates.map((candidate) => {
     let error = square, from = 0;
     for (let j = 0; j < levels.length; j++) {
       let to = size;
       if (j < middles.length) {
         to = edges[j];
-        const middle = middles[j] * x[i];
+        const middle = middles[j] * candidate;
         while (to < size && x[to] <= middle) to++;
         edges[j] = to;
       }
-      const q = (levels[j] * x[i]) / unit;
+      const q = (levels[j] * candidate) / unit;
       error += q * (q * (count[to] - count[from]) - 2 * (first[to] - first[from]));
       from = to;
     }
-    errors[i] = error;
-    least = Math.min(least, error);
-  }
+    return error;
+  });
   // Running sums cancel: what they cannot tell apart is decided by the sum itself.
+  const least = errors.reduce((a, b) => Math.min(a, b)), centred = { low: x, high: x, n, exact: true };
   let best = 0, highest = -Infinity;
-  const centred = { low: x, high: x, n, exact: true };
-  for (let i = 0; i < size; i++) {
-    if (errors[i] > least + 1e-9 * square) continue;
-    const { sqnr } = errorOf(fmt, x[i], centred);
-    if (sqnr >= highest - 1e-12) [best, highest] = [x[i], Math.max(highest, sqnr)];
-  }
+  candidates.forEach((candidate, i) => {
+    if (errors[i] > least + 1e-9 * square) return;
+    const { sqnr } = errorOf(fmt, candidate, centred);
+    if (sqnr >= highest - 1e-12) [best, highest] = [candidate, Math.max(highest, sqnr)];
+  });
   return best;
 }
 
