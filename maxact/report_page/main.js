@@ -71,7 +71,6 @@ addEventListener("resize", () => {
   clearTimeout(resizing);
   resizing = setTimeout(redrawAll, 150);
 });
-addEventListener("scroll", hideTip, { passive: true });
 
 function arrive() {
   const e = EXPLORERS.find(({ id }) => id === link.get("at", ""));

@@ -2,22 +2,36 @@
 const tip = el("div", { className: "tip", hidden: true });
 tip.setAttribute("role", "status");
 
+let told = null; // {svg, mark} that the tip is about
+
 function hideTip() {
+  told = null;
   tip.hidden = true;
 }
 
-function showTip(mark, x, y) {
+function showTip(svg, mark) {
   const rows = (typeof mark.rows === "function" ? mark.rows() : mark.rows) || [];
   tip.replaceChildren(
     el("b", {}, mark.title),
     ...rows.map(([name, value]) => el("div", {}, el("span", {}, name), el("span", {}, value))),
   );
+  told = { svg, mark };
   tip.hidden = false;
-  const box = tip.getBoundingClientRect();
-  const left = Math.min(Math.max(6, x + 14), innerWidth - box.width - 6);
-  tip.style.left = `${left}px`;
+  placeTip();
+}
+
+function placeTip() {
+  const plot = told.svg.getBoundingClientRect(), box = tip.getBoundingClientRect();
+  const x = plot.left + told.mark.x, y = plot.top + told.mark.y;
+  tip.style.left = `${Math.min(Math.max(6, x + 14), innerWidth - box.width - 6)}px`;
   tip.style.top = `${y - box.height - 12 > 4 ? y - box.height - 12 : y + 18}px`;
 }
+
+// A page that scrolls takes the pointer away from its mark, but not the keyboard.
+addEventListener("scroll", () => {
+  if (told && document.activeElement === told.svg) placeTip();
+  else hideTip();
+}, { passive: true });
 
 // marks: [{x, y, series, title, rows}], in reading order. along: "y" takes the nearest row, else the nearest point.
 function addMarks(plot, marks, { along, pick, reach = 48 } = {}) {
@@ -35,11 +49,11 @@ function addMarks(plot, marks, { along, pick, reach = 48 } = {}) {
   };
   const show = (i) => {
     current = i;
-    const mark = marks[i], box = svg.getBoundingClientRect();
+    const mark = marks[i];
     ring.setAttribute("cx", mark.x);
     ring.setAttribute("cy", mark.y);
     ring.setAttribute("visibility", "visible");
-    showTip(mark, box.left + mark.x, box.top + mark.y);
+    showTip(svg, mark);
   };
   const nearest = (x, y, allowed = () => true) => {
     let best = -1, least = Infinity;
