@@ -79,6 +79,7 @@ def test_a_link_that_says_nonsense_is_as_if_it_said_nothing(shown, link):
 def test_pointing_at_a_mark_shows_its_exact_values(shown):
     svg = shown.tab.locator("#trajectories svg").first
     svg.scroll_into_view_if_needed()
+    shown.tab.wait_for_timeout(100)  # the page tells of its scrolling a frame later, and scrolling hides the values
     box = svg.bounding_box()
     x, y = shown.tab.eval_on_selector(
         "#trajectories circle[r='5']", "c => [Number(c.getAttribute('cx')), Number(c.getAttribute('cy'))]"
