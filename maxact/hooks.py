@@ -15,6 +15,7 @@ from .coverage import check, coverage
 from .experts import find_all_sites
 from .groups import POSITION_0, summarize
 from .modules import modules_of
+from .offload import input_device
 from .scalars import scalars
 from .site_states import Key, SiteStates
 from .sites import Site
@@ -90,7 +91,7 @@ class Probe:
             )
         self.model = model
         self.site_map = find_all_sites(model, sites)
-        device = next((p.device for p in model.parameters() if p.device.type != "meta"), torch.device("cpu"))
+        device = input_device(model)
         ProbeState(1, torch.float32, device, **options)  # a bad option is an error here, not in a forward pass
 
         self._states = SiteStates(options)

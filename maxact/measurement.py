@@ -16,6 +16,7 @@ from .encoding import Encoded, encode
 from .hooks import Probe, attach, describe
 from .identity import identity
 from .loop import Progress, forward, measure_batches
+from .offload import input_device
 from .parallel import Team
 from .planning import Work, plan
 from .run import Run, token_of
@@ -82,7 +83,7 @@ def measure(
         note(f"{encoded.n_unreadable} samples are left out, the first at {encoded.first_fault}.")
 
     started, kinds = datetime.now(UTC), encoded.kinds()
-    device = model.get_input_embeddings().weight.device
+    device = input_device(model)
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
     options = dict(skip_first=skip_first, topk=topk, t_abs=t_abs, t_ratio=t_ratio, int8_per_token=int8_per_token)
     settings = dict(

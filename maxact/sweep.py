@@ -21,6 +21,7 @@ from .encoding import Encoded
 from .hooks import attach, describe
 from .loop import Progress, measure_batches
 from .measurement import environment, token_text
+from .offload import input_device
 from .parallel import Team
 from .planning import Work, plan
 from .run import Run, site_kind, token_of
@@ -56,8 +57,7 @@ def sweep(
         raise ValueError(f"tokens_per_batch: {tokens_per_batch}, expected at least {1 + bos}")
     if bos and tokenizer.bos_token_id is None:
         raise ValueError(f"bos: this tokenizer ({type(tokenizer).__name__}) has no BOS token")
-    embedding = model.get_input_embeddings().weight
-    n_vocabulary = min(len(tokenizer), embedding.shape[0])
+    n_vocabulary, device = min(len(tokenizer), model.get_input_embeddings().weight.shape[0]), input_device(model)
     front = [tokenizer.bos_token_id] if bos else []
     encoded = [Encoded([*front, id], id, "vocabulary", False) for id in range(n_vocabulary)]
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
@@ -66,11 +66,11 @@ def sweep(
     options = dict(skip_first=len(front), topk=topk, t_abs=t_abs, t_ratio=t_ratio, int8_per_token=True, backend=backend)
 
     def forward(samples: list[int]) -> None:
-        ids = torch.tensor([encoded[i].ids for i in samples], device=embedding.device)
-        probe.batch(None, torch.tensor(samples, device=embedding.device))
+        ids = torch.tensor([encoded[i].ids for i in samples], device=device)
+        probe.batch(None, torch.tensor(samples, device=device))
         decoder(input_ids=ids, use_cache=False)
 
-    alone = sees_only_itself(decoder, n_vocabulary)
+    alone = sees_only_itself(decoder, n_vocabulary, device)
     with Team() as team, attach(model, sites, **options) as probe:
         note = on_note or (lambda sentence: None)
         work = Work(encoded, plan(encoded, tokens_per_batch), tokens_per_batch, (), team.rank, team.size)
@@ -94,7 +94,7 @@ def sweep(
             "skip_first": len(front),
             "mask_policy": "no padding",
             "tokens_per_batch": work.budget,
-            "environment": environment(embedding.device, probe),
+            "environment": environment(device, probe),
             "wall_s": round(seconds, 3),
             "token_text": token_text(probe, encoded, tokenizer),
         }
@@ -110,13 +110,12 @@ def sweep(
 
 
 @torch.inference_mode()
-def sees_only_itself(decoder: torch.nn.Module, n_vocabulary: int) -> bool:
+def sees_only_itself(decoder: torch.nn.Module, n_vocabulary: int, device: torch.device) -> bool:
     """Whether what stands at position 0 is the same whatever follows, for four first tokens and two continuations.
 
     Shapes are equal, so a causal decoder differs by rounding at most: 1 % of the largest value is far beyond that, and
     far below what attention to other tokens does.
     """
-    device = next(decoder.parameters()).device
     chance = torch.Generator().manual_seed(0)
     first, *rest = (torch.randint(n_vocabulary, (4, n), generator=chance) for n in (1, 4, 4))
     one, other = (

@@ -66,8 +66,8 @@ class Bidirectional(torch.nn.Module):
 
 
 def test_a_model_whose_first_position_sees_what_follows_is_found_out(model):
-    assert sees_only_itself(model.model, VOCAB)
-    assert not sees_only_itself(Bidirectional(), VOCAB)
+    assert sees_only_itself(model.model, VOCAB, torch.device("cpu"))
+    assert not sees_only_itself(Bidirectional(), VOCAB, torch.device("cpu"))
 
 
 def test_an_interrupted_sweep_holds_whole_batches_and_is_not_exhaustive(model):
