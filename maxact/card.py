@@ -12,7 +12,7 @@ from .limits import LIMITS
 from .markdown import printable, table, text
 from .published import CITATION, checkpoint, checkpoints
 from .run import ROUTERS, Run, site_kind, site_layer
-from .show import decibel, number
+from .show import decibel, number, room
 
 PICTURE = (
     "maxact-absmax.svg"  # a file beside the card: GitHub and the hub take pictures from files, not from data: URIs
@@ -60,7 +60,7 @@ def _known(coordinate: int | None) -> str:
 
 
 def _verdicts(run: Run) -> str:
-    rows = [[f"{title} ({number(LIMITS[name])})", _room(run.M, LIMITS[name])] for title, name in _ROOMS]
+    rows = [[f"{title} ({number(LIMITS[name])})", room(run.M, LIMITS[name])] for title, name in _ROOMS]
     rows.append(["Massive activations of Sun et al. (2024)", _sun(run)])
     rows += [["Published figures", sentence] for sentence in _context(run)]
     return table(["", "M = " + number(run.M)], rows).replace("--:", "---")
@@ -72,12 +72,6 @@ _ROOMS = (
     ("Largest FP8 E4M3, unscaled", "e4m3"),
     ("Largest with a square in fp16", "fp16-square"),
 )
-
-
-def _room(value: float, limit: float) -> str:
-    if not value:
-        return "all zero"
-    return f"{limit / value:.3g}x below" if value <= limit else f"{value / limit:.3g}x over"
 
 
 def _sun(run: Run) -> str:

@@ -14,12 +14,10 @@ from maxact_kernels.summary import Summary
 
 from .limits import LIMITS, limit_of
 from .run import ROUTERS, Place, Run, place_of, site_kind, token_of
-from .show import decibel, number, safe
+from .show import decibel, number, room, safe
 
 # Where a norm reads: the residual stream, and in some architectures (Gemma 2, OLMo 2) what is added to it.
 SQUARED = ("embedding_output", "attn_output", "mlp_output", "hidden")
-# What W8A8 quantizes: the inputs of the projections.
-GEMM_INPUTS = ("attn_input", "o_input", "mlp_input", "mlp_act", "experts_act")
 
 _SHOWN, _SITES_SHOWN = 2, 20  # channels and tokens of an offending site, offending sites; JSON holds all
 
@@ -72,7 +70,11 @@ def check(
     chosen = _chosen(run, patterns)
     verdicts = [_finite(run, chosen)]
     for name in limits:
-        sites = [s for s in chosen if site_kind(s) in SQUARED] if name == "fp16-square" and not patterns else chosen
+        sites = (
+            [s for s in chosen if site_kind(s).removesuffix("_2") in SQUARED]
+            if name == "fp16-square" and not patterns
+            else chosen
+        )
         if not sites:
             raise ValueError(f"fp16-square: this run has none of the sites that norms read ({', '.join(SQUARED)})")
         verdicts.append(_within(run, sites, name, limit_of(name)))
@@ -84,9 +86,14 @@ def check(
     return verdicts
 
 
+def is_projection_input(site: str) -> bool:
+    """Whether W8A8 quantizes what this site measures. `_2`: of a layer that has two of a kind."""
+    return site_kind(site).removesuffix("_2").endswith(("_input", "_act"))
+
+
 def judged_by_sqnr(sites: list[str]) -> list[str]:
     """Those of these sites that a quantizer reads: the inputs of projections; if none was measured, all but routers."""
-    inputs = [name for name in sites if site_kind(name) in GEMM_INPUTS]
+    inputs = [name for name in sites if is_projection_input(name)]
     return inputs or [name for name in sites if site_kind(name) not in ROUTERS]
 
 
@@ -150,17 +157,17 @@ def _within(run: Run, sites: list[str], name: str, limit: float) -> Verdict:
             failures.append(_over(run, site, summary, name, limit))
     failures.sort(key=lambda failure: -failure.figures["absmax"])
     closest = max(largest, key=largest.get, default=None)
-    room = limit / largest[closest] if closest and largest[closest] else None
+    headroom = limit / largest[closest] if closest and largest[closest] else None
     title = f"{name}: |x| ≤ {number(limit)}" if name in LIMITS else f"|x| ≤ {number(limit)}"
     if failures:
         says = f"{title}: {len(failures)} of {len(sites)} sites are over it."
-    elif room is None:
+    elif headroom is None:
         says = f"{title}: {len(sites)} sites hold nothing but zeros."
     else:
-        says = f"{title}: {len(sites)} sites are within it, the closest {safe(closest)} at {number(largest[closest])}, {room:.3g}x below."
+        says = f"{title}: {len(sites)} sites are within it, the closest {safe(closest)} at {number(largest[closest])}, {room(largest[closest], limit)}."
     if name == "fp16-square":
         says += " This is the square of one element; a sum of squares kept in fp16 is over sooner."
-    return Verdict(name, len(sites), failures, closest, room, says)
+    return Verdict(name, len(sites), failures, closest, headroom, says)
 
 
 def _over(run: Run, site: str, summary: Summary, name: str, limit: float) -> Failure:
@@ -172,7 +179,7 @@ def _over(run: Run, site: str, summary: Summary, name: str, limit: float) -> Fai
     # Of float32 the table knows magnitudes by their bin only, so how many lie over a limit is not known exactly.
     n_over = summary.n_above(limit) if summary.options.counts and summary.exact else None
     figures["n_elements_over"] = n_over
-    why = f"{number(summary.absmax)}, {summary.absmax / limit:.3g}x over"
+    why = f"{number(summary.absmax)}, {room(summary.absmax, limit)}"
     return Failure(site, name, why, figures, over, elements)
 
 

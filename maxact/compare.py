@@ -12,7 +12,7 @@ from rich.table import Table
 from maxact_kernels.summary import Summary
 
 from .run import Place, Run, place_of
-from .show import number, safe
+from .show import number, safe, times
 
 # What makes two runs answer the same question; where these differ, a factor may come from the measurement.
 _CONDITIONS = {
@@ -76,14 +76,14 @@ def sentence(found: Comparison) -> str:
     if a == b:
         head = f"M is {number(a)} in both"
     else:
-        head = f"M goes from {number(a)} to {number(b)} ({times(_factor(a, b))})"
+        head = f"M goes from {number(a)} to {number(b)} ({factor_text(_factor(a, b))})"
     if all(change.identical for change in found.changes):
         return f"{head}; {len(found.changes)} sites are the same to the last bit of every table."
     text = f"{head}; of {len(found.changes)} sites the absmax {', '.join(parts)}."
     first = found.changes[0]
     if first.factor != 1:
         text += f" The largest change: {safe(first.site)}, {number(first.absmax[0])} to {number(first.absmax[1])}"
-        text += f" ({times(first.factor)})."
+        text += f" ({factor_text(first.factor)})."
     return text
 
 
@@ -118,7 +118,7 @@ def describe(found: Comparison, top: int | None) -> Iterator[str | Table]:
             yield f"… and {len(changed) - top} that changed less; --top 0 shows all."
 
 
-def times(factor: float) -> str:
+def factor_text(factor: float) -> str:
     """A factor for people; 1.004 is not shown as 1."""
     if math.isnan(factor):
         return "no factor"
@@ -126,9 +126,7 @@ def times(factor: float) -> str:
         return "the same"
     if factor == math.inf:
         return "from zero"
-    if factor >= 100 or factor == 0:
-        return f"{number(factor)}x"
-    return f"{factor:.3g}x" if abs(factor - 1) >= 0.005 else f"{factor:.6g}x"
+    return times(factor) if abs(factor - 1) >= 0.005 else f"{factor:.6g}x"
 
 
 def _change(name: str, a: Summary, b: Summary) -> Change:
@@ -184,8 +182,8 @@ def _table(changes: list[Change]) -> Table:
         table.add_row(
             safe(change.site),
             " → ".join(number(value) + more for value, more in zip(change.absmax, bad)),
-            times(change.factor),
-            times(change.q999_factor),
+            factor_text(change.factor),
+            factor_text(change.q999_factor),
             _pair(*change.ratio_max),
             _pair(*change.n_massive_tokens),
             _pair(*(place and place.feature for place in change.places)),

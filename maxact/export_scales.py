@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import safetensors.numpy
 
-from .check import GEMM_INPUTS, Quantizer, error_figures
+from .check import Quantizer, error_figures, is_projection_input
 from .run import Run, plain, site_kind
 
 # What compressed-tensors calls each format, and by what a largest value is divided: half the range of the integers
@@ -85,7 +85,7 @@ def module_inputs(run: Run) -> Iterator[tuple[str, str]]:
         )
     found = False
     for site in run.sites:
-        if site_kind(site) not in GEMM_INPUTS or site_kind(site) == EXPERTS or site not in modules:
+        if not is_projection_input(site) or site_kind(site) == EXPERTS or site not in modules:
             continue
         at = modules[site]
         paths = at.get("paths") if isinstance(at, dict) else None

@@ -79,8 +79,8 @@ def _heading(run: Run) -> list[str]:
         )
     if math.isfinite(run.M) and run.M > 0:
         limits = {"fp16": LIMITS["fp16"], "FP8 E4M3": LIMITS["e4m3"]}
-        room = [f"{_factor(run.M, limit)} {number(limit)}, the largest {name}" for name, limit in limits.items()]
-        lines.append(f"Without a scale M is {' and '.join(room)}.")
+        rooms = [f"{room(run.M, limit)} {number(limit)}, the largest {name}" for name, limit in limits.items()]
+        lines.append(f"Without a scale M is {' and '.join(rooms)}.")
     massive = sum(run.sites[name].n_massive_tokens or 0 for name in run.sites if site_kind(name) == "hidden")
     where = [name for name in run.sites if site_kind(name) == "hidden" and run.sites[name].n_massive_tokens]
     lines.append(
@@ -109,8 +109,16 @@ def _published(model_id) -> list[str]:
     ]
 
 
-def _factor(value: float, limit: float) -> str:
-    return f"{limit / value:.3g}x below" if value <= limit else f"{value / limit:.3g}x over"
+def room(value: float, limit: float) -> str:
+    """How far a value is below a limit or over it, as a factor."""
+    if value <= limit:
+        return f"{times(limit / value)} below" if value else "all zero"
+    return f"{times(value / limit)} over"
+
+
+def times(factor: float) -> str:
+    """2.43x · 5,338x"""
+    return f"{factor:.3g}x" if factor < 999.5 else f"{number(factor)}x"
 
 
 def _group(peaks: list[Place]) -> dict[Place, list[str]]:

@@ -23,7 +23,7 @@ class TrainerCallback(_TrainerCallback):
 
     every: in optimizer steps. sites: those of `attach`; by default the residual stream. t_abs, t_ratio: thresholds of
     the massive-activation test. Raises ValueError or TypeError if they are not what they must be; training raises
-    RuntimeError at its first step if a site sees no tensor, as in a model that was compiled.
+    RuntimeError at its first step if a site sees no tensor.
     """
 
     def __init__(

@@ -131,10 +131,10 @@ def test_a_card_without_a_section_keeps_its_bytes_and_gets_it_at_the_end(run, be
     assert with_section(written, "## S\n\nfirst") == written
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=60), st.binary(max_size=60), st.text(max_size=40), st.text(max_size=40))
 def test_whatever_stands_around_the_section_keeps_its_bytes(top, bottom, first, second):
-    assume(b"<!-- maxact" not in top + bottom)
+    assume(b"<!-- maxact" not in top + bottom and not top.endswith(b"\r"))  # half a line end
     first, second = text(first), text(second)
     written = with_section(top, first) + bottom
     again = with_section(written, second)

@@ -8,9 +8,10 @@ import torch
 from commands import maxact
 from small_runs import HOSTILE, noise, run_of, with_peak
 
-from maxact.check import Quantizer, check
+from maxact.check import Quantizer, check, is_projection_input
 from maxact.limits import LIMITS, limit_of
 from maxact.run import Run, Sites
+from maxact.sites import KINDS
 from maxact_kernels import fused_probe
 from maxact_kernels.storage import Arrays
 
@@ -112,6 +113,12 @@ def test_sqnr_is_judged_at_the_inputs_of_projections_with_what_stands_beside_it(
     assert failure.elements[0] == {"value": 60.0, "sample": 1, "position": 2, "feature": 5, "text": None}
     assert not judge(run, sqnr_db=error.sqnr_db).failures  # exactly what it has is enough
     assert judge(run, sqnr_db=error.sqnr_db).headroom == 0.0
+
+
+def test_every_kind_that_stands_at_an_input_counts_as_one():
+    for kind in KINDS:
+        assert is_projection_input(kind.site.format(i=7)) is (kind.end == "input"), kind.site
+    assert is_projection_input("layer_7_experts_act")
 
 
 def test_without_inputs_of_projections_sqnr_is_judged_everywhere_but_at_routers():

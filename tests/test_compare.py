@@ -8,7 +8,7 @@ import torch
 from commands import maxact
 from small_runs import HOSTILE, noise, run_of, with_peak
 
-from maxact.compare import compare, sentence, times
+from maxact.compare import compare, factor_text, sentence
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_what_was_measured_otherwise_is_said():
 
 
 def test_a_factor_close_to_one_is_not_shown_as_one():
-    assert [times(f) for f in (1.0, 1.0004, 0.125, 24.04, 1234.5, math.inf, math.nan)] == [
+    assert [factor_text(f) for f in (1.0, 1.0004, 0.125, 24.04, 1234.5, math.inf, math.nan)] == [
         "the same", "1.0004x", "0.125x", "24x", "1,234x", "from zero", "no factor"
     ]  # fmt: skip
 

@@ -69,6 +69,27 @@ def metadata(data: bytes) -> dict:
     return json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
 
 
+@pytest.mark.parametrize("quantize", SCHEMES)
+def test_compressed_tensors_has_a_place_for_each_of_them(quantize):
+    pytest.importorskip("compressed_tensors")
+    from compressed_tensors.quantization import (
+        QuantizationArgs,
+        QuantizationConfig,
+        QuantizationScheme,
+        apply_quantization_config,
+    )
+
+    _, run = largest_by_module(tiny("llama"), random_ids(2, 5))
+    files, _ = input_scales(run, quantize=quantize)
+    arguments = QuantizationArgs(**json.loads(files["input_activations.json"])["input_activations"])
+    scheme = QuantizationScheme(targets=["Linear"], input_activations=arguments, weights=arguments)
+    model = tiny("llama")
+    apply_quantization_config(model, QuantizationConfig(config_groups={"all": scheme}, ignore=["lm_head"]))
+    places = {name: tensor.shape for name, tensor in model.state_dict().items() if name.endswith("input_scale")}
+    scales = safetensors.numpy.load(files["input_scales.safetensors"])
+    assert {name: scale.shape for name, scale in scales.items()} == places
+
+
 @pytest.mark.parametrize("threshold", ["q0.9", "mse", 2.5])
 def test_a_threshold_by_choice_is_that_of_the_summary_with_its_error_beside(threshold, run):
     files, _ = input_scales(run, quantize="int8", threshold=threshold)

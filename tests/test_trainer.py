@@ -140,6 +140,15 @@ def test_a_measurement_is_of_all_micro_batches_of_a_step_without_their_padding(t
         assert {site: logs[f"maxact/{site}/absmax"] for site in HIDDEN} == largest
 
 
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")  # 5.17 has no other name
+def test_gradient_checkpointing_changes_no_number(tmp_path):
+    with_and_without = [Recorder(), Recorder()]
+    for recorder, gradient_checkpointing in zip(with_and_without, (False, True)):
+        callbacks = [recorder, maxact.TrainerCallback(every=2, sites="gemm")]
+        train(tmp_path, 4, callbacks, gradient_checkpointing=gradient_checkpointing)
+    assert with_and_without[0].measured() == with_and_without[1].measured()
+
+
 def test_massive_tokens_and_what_is_not_finite_are_logged(tmp_path):
     model = tiny("llama")
     with torch.no_grad():
