@@ -1,7 +1,7 @@
 """What the experts of a layer compute: the site `layer_{i}_experts_act`, the product that each down projection is given.
 
 One state a layer holds all its experts: the upper half of a token id is the expert, so what elsewhere is known of each
-sample (absmax, tokens, massive tokens) is known of each expert. The lower half names the token, `named_rows`.
+sample (absmax, tokens, massive tokens) is known of each expert. The lower half names the token, `Tokens.short`.
 
 Seen through the experts interface of transformers 5. `grouped_mm` and `batched_mm` compute the product of all rows at
 once in `_apply_gate` (`act_fn` where there is no gate); the order of their rows is found by trying them. The eager loop
@@ -23,7 +23,6 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from .replaced import Replaced
-from .run import UNNAMED
 from .sites import Site, SiteMap, _note, find_sites
 
 KIND = "experts_act"
@@ -165,12 +164,6 @@ def row_order(implementation: str) -> Callable[[torch.Tensor], tuple[torch.Tenso
     return None
 
 
-def named_rows(expert: torch.Tensor | int, ids: torch.Tensor) -> torch.Tensor:
-    """expert << 32 | sample << 16 | position, from token ids; what 16 bits do not hold becomes UNNAMED."""
-    sample, position = (ids >> 32).clamp(max=UNNAMED), (ids & 0xFFFFFFFF).clamp(max=UNNAMED)
-    return (expert.long() if isinstance(expert, torch.Tensor) else expert) << 32 | sample << 16 | position
-
-
 # Watching them
 
 
@@ -178,8 +171,8 @@ class Watch:
     """Sees the products of one module of experts, and changes nothing, until `remove`."""
 
     def __init__(self, experts: nn.Module, tokens_of: Callable, see: Callable):
-        """tokens_of: from the tokens' hidden states to (mask, ids), or None if they are not to be seen. see: is given
-        the product [rows, features], mask and token ids of its rows, and how many experts there are."""
+        """tokens_of: from the tokens' hidden states to (mask, ids in 32 bits), or None if they are not to be seen.
+        see: is given the product [rows, features], mask and token ids of its rows, and how many experts there are."""
         self._experts, self._tokens_of, self._see = experts, tokens_of, see
         self._parameters = list(inspect.signature(experts.forward).parameters)
         self._routed: tuple | None = None  # order, index, mask, ids: of the forward pass that is running
@@ -220,7 +213,8 @@ class Watch:
 
     def _fold(self, product, token, expert, mask, ids) -> None:
         mask = None if mask is None else mask[token]
-        self._see(product, mask, named_rows(expert, ids[token]), self._experts.down_proj.shape[0])
+        upper = (expert.long() if isinstance(expert, torch.Tensor) else expert) << 32
+        self._see(product, mask, upper | ids[token], self._experts.down_proj.shape[0])
 
 
 class _Loop(TorchFunctionMode):

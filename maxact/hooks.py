@@ -264,8 +264,8 @@ class Probe:
             _at(site, self._states.fold, site, x, self._tokens)
 
     def tokens_of(self, site: Site, hidden: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor] | None:
-        """Mask and ids of the tokens that go to the experts of a layer, or None outside of a forward pass."""
-        return None if self._tokens is None else _at(site, self._tokens.like, hidden)[:2]
+        """Mask and ids in 32 bits of the tokens given to a layer's experts, or None outside of a forward pass."""
+        return None if self._tokens is None else _at(site, self._tokens.short, hidden)
 
     def see_experts(self, site: Site, product: torch.Tensor, mask, token_ids: torch.Tensor, n_experts: int) -> None:
         """Fold in rows of a layer's experts."""

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 
 from .groups import POSITION_0
+from .run import UNNAMED
 
 
 class Given(NamedTuple):
@@ -156,6 +157,7 @@ class Tokens:
     def __init__(self, mask: torch.Tensor | None, ids: torch.Tensor, groups: dict[str, torch.Tensor]):
         self._home = ids.device
         self._on = {ids.device: (mask, ids, groups)}  # [B, S] each; no mask: all count
+        self._short: dict[torch.device, torch.Tensor] = {}
 
     def like(self, x: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor, dict[str, torch.Tensor]]:
         """Mask, ids and groups for a site's tensor [B, S, d] or [B * S, d], with its leading shape, on its device."""
@@ -176,6 +178,14 @@ class Tokens:
             f"a tensor of shape {list(x.shape)}, expected [{ids.shape[0]}, {ids.shape[1]}, d] or [{ids.numel()}, d] "
             "like the tokens of this forward pass"
         )
+
+    def short(self, x: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """Mask and ids in 32 bits, sample << 16 | position, for a tensor [B * S, d]; what 16 bits do not hold is UNNAMED."""
+        mask, ids, _ = self.like(x)
+        if x.device not in self._short:
+            sample, position = (ids >> 32).clamp(max=UNNAMED), (ids & 0xFFFFFFFF).clamp(max=UNNAMED)
+            self._short[x.device] = sample << 16 | position
+        return mask, self._short[x.device]
 
 
 def _to(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
