@@ -72,6 +72,7 @@ def _run_data(label: str, run: Run, tables: list[list[str] | None]) -> dict:
         "counts": tables,
         "tokens": {place: _text(text) for place, text in texts.items() if text is not None},
         "experts": _experts(run),
+        "groups": _groups(run),
         "stability": _stability(run),
     }
 
@@ -188,6 +189,14 @@ def _special(corpus: dict) -> str | None:
     """What was put around each sample."""
     known = [key for key in ("bos", "special_tokens", "chat_template") if corpus.get(key) is True]
     return " and ".join(known).replace("_", " ") or ("no special tokens" if "bos" in corpus else None)
+
+
+def _groups(run: Run) -> dict:
+    """By group of tokens and site: absmax, n_tokens, n_massive_tokens."""
+    return {
+        _text(group): {_text(site): [_finite(value) for value in numbers.values()] for site, numbers in sites.items()}
+        for group, sites in run.groups().items()
+    }
 
 
 def _stability(run: Run) -> dict | None:

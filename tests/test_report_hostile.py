@@ -30,6 +30,7 @@ def hostile_run() -> Run:
     sites |= {kind: state(poisoned.bfloat16()) for kind in kinds}
     sites |= {"layer_999999999_hidden": state(huge), "layer_0_hidden": state(poisoned)}
     deep = [[[HARM]]]
+    numbers = {"absmax": 3e38, "n_tokens": 10**30, "n_massive_tokens": 0}
     return Run(Sites(sites), {
         "partial": HARM[1],
         "maxact": deep,
@@ -47,7 +48,7 @@ def hostile_run() -> Run:
             "layer_1_experts_act": {"absmax": [1.0], "n_tokens": [3, 4], "n_massive_tokens": [0]},
             "layer_2_experts_act": HARM,
         },
-        "groups": deep,
+        "groups": {name: {"layer_0_hidden": numbers, "constructor": numbers} for name in HARM} | {"deep": deep},
     })  # fmt: skip
 
 

@@ -41,6 +41,21 @@ def test_experts_are_shown_by_absmax_and_tokens_seen(chromium, tmp_path):
         assert shown.said == []
 
 
+def test_trajectories_of_a_group_of_tokens_are_those_of_the_group(chromium, tmp_path):
+    groups = {
+        f"layer_{i}_hidden": {"absmax": 10.0 * 9 ** (i > 2), "n_tokens": 4, "n_massive_tokens": 0} for i in range(6)
+    }
+    runs = [("plain", jumping_run()), ("told", jumping_run(1, groups={"position_0": groups}))]
+    with opened(chromium, tmp_path, runs) as shown:
+        shown.choose("trajectories.tokens", 0)
+        assert shown.finding("trajectories") == (
+            "told: jump-and-plateau, layer 3 multiplies absmax by 9, up to 90 at layer 3."
+        )
+        shown.choose("trajectories.kind", 0)
+        assert "counted the tokens of the group position_0" in shown.finding("trajectories")
+        assert shown.said == []
+
+
 def test_stability_is_that_of_the_run(chromium, tmp_path):
     with opened(chromium, tmp_path, [("one", jumping_run())]) as shown:
         assert shown.finding("stability").startswith("one: not saturated: the last doubling, to 4 samples, raised")

@@ -29,6 +29,7 @@ function read(run, position) {
 
 const RUNS = D.runs.map(read);
 
+const GROUPS = [...new Set(RUNS.flatMap((run) => Object.keys(run.groups)))]; // of tokens, where a run tells some apart
 const KINDS = [...new Set(RUNS.flatMap((run) => run.kinds))];
 const LAYER_KINDS = KINDS.filter((kind) => RUNS.some((run) => run.sites.some((s) => s.kind === kind && s.layer !== null)));
 

@@ -4,7 +4,7 @@ explorer("experts", "Experts", (self) => {
   const names = (run) => (run ? Object.keys(run.experts) : []);
   const run = self.select("run", "Run", () => (holders.length ? runOptions(holders) : [["none", "none"]]));
   const layer = self.select("layer", "Layer", () => [["all", "all layers"], ...names(RUNS[run()]).map((name, i) => [i, layerName(RUNS[run()].experts[name], name)])]);
-  const colour = self.select("z", "Colour of the map", () => [["absmax", "largest |x|"], ["n_tokens", "tokens seen"], ["n_massive_tokens", "massive tokens"]]);
+  const colour = self.select("z", "Colour of the map", () => [["absmax", "largest |x|"], ...(holders.length ? [["n_tokens", "tokens seen"], ["n_massive_tokens", "massive tokens"]] : [])]);
 
   return (body) => {
     const shown = RUNS[run()];

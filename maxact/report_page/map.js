@@ -42,6 +42,7 @@ explorer("map", "Layer by site", (self) => {
     svg.append(node("text", { x: (left + width) / 2, y: height - 6, "text-anchor": "middle", class: "soft" }, "layer"));
     body.append(svg);
     addMarks({ svg }, marks, { pick: ({ site }) => pickSite(site), reach: 40 });
+    body.append(el("p", { className: "small soft" }, "Click a cell, or press Enter on it, to see the site below."));
     heatKey(body, log ? exact(low) : decibel(low), log ? exact(high) : decibel(high), text);
     const best = shown.sites.filter((s) => s[field] === high), spread = log && low > 0 ? `, ${factor(high / low)} over the smallest` : "";
     return `In ${shown.label} the largest value of "${text}" is ${log ? number(high) : decibel(high)}${spread}; it stands in ${listed(best.map((s) => s.name), 3)}.`;

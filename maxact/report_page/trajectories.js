@@ -23,17 +23,18 @@ explorer("trajectories", "Trajectories", (self) => {
   const usual = () => (LAYER_KINDS.includes("hidden") ? "hidden" : LAYER_KINDS[0]);
   const kind = self.select("kind", "Site kind", () => LAYER_KINDS.map((k) => [LAYER_KINDS.indexOf(k), k]), () => Math.max(0, LAYER_KINDS.indexOf(usual())));
   const what = self.select("y", "Value", () => [["absmax", "absmax"], ["q0.999", "0.999 quantile"], ["rms", "rms"], ["crest", "M / rms"], ["ratio_max", "largest token ratio"]]);
+  const tokens = self.select("tokens", "Tokens", () => [["all", "all"], ...GROUPS.map((group, i) => [i, group])]);
   const depth = self.select("x", "Depth", () => [["share", "normalised"], ["layer", "layer number"]]);
 
   return (body) => {
-    const name = LAYER_KINDS[kind()], field = what();
-    const lines = shownRuns().map((run) => ({ run, sites: layersOf(run, name) })).filter((line) => line.sites.length);
-    if (!lines.length) return `No run that is switched on has this kind of site.`;
+    const name = LAYER_KINDS[kind()], group = GROUPS[tokens()], field = group === undefined ? what() : "absmax";
+    const lines = shownRuns().map((run) => ({ run, sites: ofGroup(layersOf(run, name), group) })).filter((line) => line.sites.length);
+    if (!lines.length) return group === undefined ? "No run that is switched on has this kind of site." : `No run that is switched on counted the tokens of the group ${group} at this kind of site.`;
     const values = lines.flatMap((line) => line.sites.map((site) => site[field]));
     const last = Math.max(...lines.map((line) => line.run.layers)) - 1;
     const position = (site) => (depth() === "share" ? site.layer / Math.max(1, site.run.layers - 1) : site.layer);
     const plot = frame(body, {
-      title: `${field} of ${name} against depth`, height: 360,
+      title: `${field} of ${name} against depth${group === undefined ? "" : `, tokens of the group ${group}`}`, height: 360,
       x: { min: 0, max: depth() === "share" ? 1 : Math.max(1, last), integer: depth() === "layer", label: depth() === "share" ? "depth, 0 the first layer and 1 the last" : "layer" },
       y: { ...decades(values), label: field },
     });
@@ -71,7 +72,19 @@ explorer("trajectories", "Trajectories", (self) => {
   };
 });
 
+// The sites as the tokens of one group have them; of the others nothing but these three numbers is kept.
+function ofGroup(sites, group) {
+  if (group === undefined) return sites;
+  return sites.flatMap((site) => {
+    const { groups } = site.run;
+    if (!Object.hasOwn(groups, group) || !Object.hasOwn(groups[group], site.name)) return [];
+    const [absmax, n_tokens, n_massive_tokens] = groups[group][site.name];
+    return [{ run: site.run, name: site.name, layer: site.layer, group, absmax, n_tokens, n_massive_tokens }];
+  });
+}
+
 function siteRows(site) {
+  if (site.group !== undefined) return [["absmax", exact(site.absmax)], ["tokens of the group", number(site.n_tokens)], ["massive tokens", number(site.n_massive_tokens)]];
   return [
     ["absmax", exact(site.absmax)],
     ["elements with it", number(site.n_absmax)],
