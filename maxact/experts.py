@@ -1,4 +1,4 @@
-"""What the experts of a layer compute: the site `layer_{i}_experts_act`, the product that each down projection is given.
+"""What the experts of a layer compute: the site `layer_{i}_experts_act`, the product given to each down projection.
 
 One state a layer holds all its experts: the upper half of a token id is the expert, so what elsewhere is known of each
 sample (absmax, tokens, massive tokens) is known of each expert. The lower half names the token, `Tokens.short`.
@@ -131,8 +131,8 @@ def _by_token(index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 @lru_cache
 def row_order(implementation: str) -> Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None:
-    """From the experts of each token [n, k] to (token, expert) of each row of the product, as this implementation of the
-    experts interface orders its rows: found by trying it on the CPU. None if it cannot be tried or has another order."""
+    """From the experts of each token [n, k] to (token, expert) of each row of the product, as this implementation of
+    the experts interface orders its rows: found by trying it on the CPU. None if it cannot be tried or has another."""
     from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
     index = torch.tensor([[2, 0], [0, 1], [2, 1], [1, 2], [0, 2]], device="cpu")

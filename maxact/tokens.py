@@ -180,7 +180,7 @@ class Tokens:
         )
 
     def short(self, x: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
-        """Mask and ids in 32 bits, sample << 16 | position, for a tensor [B * S, d]; what 16 bits do not hold is UNNAMED."""
+        """Mask and ids in 32 bits, sample << 16 | position, for a tensor [B * S, d]; beyond 16 bits either is UNNAMED."""
         mask, ids, _ = self.like(x)
         if x.device not in self._short:
             sample, position = (ids >> 32).clamp(max=UNNAMED), (ids & 0xFFFFFFFF).clamp(max=UNNAMED)
