@@ -50,6 +50,7 @@ class Checkpoint:
         note: Callable[[str], None],
     ):
         self.directory = None if directory is None else Path(directory)
+        self._writes = team.writes
         self._identity = json.loads(json.dumps(identity))  # as it comes back from a file
         self._name = f"{uuid.uuid4().hex}.safetensors"
         self._note = note
@@ -122,7 +123,7 @@ class Checkpoint:
 
     def write(self, states: Mapping[Key, ProbeState], samples: Collection[int], budget: int, seconds: float) -> None:
         """Write this process's part. A disk that is full is noted, and the run goes on."""
-        if self.directory is None or not samples:
+        if self.directory is None or not samples or not self._writes:
             return
         arrays = {"samples": np.array(sorted(samples), dtype=np.int64)}
         rows = [[*key, state.options.to_json()] for key, state in states.items()]

@@ -19,6 +19,7 @@ from .offload import input_device
 from .scalars import scalars
 from .site_states import Key, SiteStates
 from .sites import Site
+from .split import Shards
 from .tokens import Given, Named, TokenNamer, Tokens
 from .wiring import Wiring, is_wired
 
@@ -94,7 +95,7 @@ class Probe:
         device = input_device(model)
         ProbeState(1, torch.float32, device, **options)  # a bad option is an error here, not in a forward pass
 
-        self._states = SiteStates(options)
+        self._states = SiteStates(options, Shards(model, self.site_map.sites))
         self._entered: int | None = None  # place of the outermost module of the forward pass that is running
         self._tokens: Tokens | None = None  # of that forward pass
         self._pending = Named()  # from batch()

@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 
 from .checkpoint import Checkpoint
 from .encoding import Encoded
 from .hooks import Probe
+from .offload import input_device
 from .parallel import Stopped, Team
 from .planning import Work, pack_samples, unpack_samples
 from .token_kinds import NAMES
@@ -34,7 +36,7 @@ class Measured(NamedTuple):
 def measure_batches(
     work: Work,
     probe: Probe,
-    forward: Callable[[list[int]], None],
+    forward: Callable[[list[int], bool], None],
     checkpoint: Checkpoint,
     team: Team,
     on_progress: Callable[[Progress], None] | None,
@@ -42,6 +44,7 @@ def measure_batches(
 ) -> Measured:
     """Measure what `work` has left; then the probe's states hold what earlier processes and the team measured, too.
 
+    forward: is given samples, and whether to count them: a process without work goes along where all must go in step.
     Whatever ends it before, the checkpoint holds the whole batches that were measured.
     """
     start = time.perf_counter() - checkpoint.seconds
@@ -56,7 +59,7 @@ def measure_batches(
 
     ended = False
     try:
-        whole = _run_batches(work, probe, forward, after_batch, note)
+        whole = _run_batches(work, probe, forward, team, after_batch, note)
         if team.size > 1 and not whole:
             raise KeyboardInterrupt(f"interrupted; {checkpoint.advice}.")
         ends = team.gather([pack_samples(work.done), work.budget])
@@ -78,7 +81,8 @@ def measure_batches(
 def _run_batches(
     work: Work,
     probe: Probe,
-    forward: Callable[[list[int]], None],
+    forward: Callable[[list[int], bool], None],
+    team: Team,
     after_batch: Callable[[], None],
     note: Callable[[str], None],
 ) -> bool:
@@ -88,20 +92,20 @@ def _run_batches(
     """
     before, n_done = None, 0
     try:
-        while (samples := work.next()) is not None:
+        while team.goes_on((samples := work.next()) is not None):
             before, n_done = None, len(work.done)
             before = probe.snapshot()
             try:
-                with torch.inference_mode():
-                    forward(samples)
+                forward(samples or work.any_batch, samples is not None)
             except (RuntimeError, MemoryError) as error:
                 if not _out_of_memory(error):
                     raise
                 probe.restore(before)
-                _halve(work, samples, note, error)
+                _halve(work, samples, team, note, error)
                 continue
-            work.finish(samples)
-            after_batch()
+            if samples is not None:
+                work.finish(samples)
+                after_batch()
     except BaseException as end:
         if before is not None and len(work.done) == n_done:
             probe.restore(before)
@@ -118,11 +122,16 @@ def largest(probe: Probe) -> float:
 
 
 def forward(
-    decoder, probe: Probe, encoded: list[Encoded], batch: list[int], device: torch.device, kinds: Sequence[int] = ()
+    model,
+    probe: Probe,
+    encoded: list[Encoded],
+    kinds: Sequence[int],
+    batch: list[int],
+    counted: bool = True,
 ) -> None:
     """One forward pass of the decoder, without the LM head, over samples padded on the right.
 
-    kinds: codes of `token_kinds`, each of which the probe counts as a group.
+    kinds: codes of `token_kinds`, each of which the probe counts as a group. counted: False hides all tokens.
     """
     width = len(encoded[batch[0]].ids)  # the longest comes first
     ids = torch.zeros(len(batch), width, dtype=torch.long)
@@ -130,6 +139,7 @@ def forward(
     for row, i in enumerate(batch):
         ids[row, : len(encoded[i].ids)] = torch.tensor(encoded[i].ids)
         mask[row, : len(encoded[i].ids)] = True
+    device = input_device(model)
     groups = {}
     if kinds:
         code = torch.zeros(len(batch), width, dtype=torch.uint8)
@@ -139,12 +149,22 @@ def forward(
         code = code.to(device)
         groups = {NAMES[kind]: code == kind for kind in kinds}
     ids, mask = ids.to(device), mask.to(device)
-    probe.batch(mask, torch.tensor([encoded[i].index for i in batch], device=device), groups)
-    decoder(input_ids=ids, attention_mask=mask.long(), use_cache=False)
+    probe.batch(mask & counted, torch.tensor([encoded[i].index for i in batch], device=device), groups)
+    given = dict(input_ids=ids, attention_mask=mask.long(), use_cache=False)
+    with torch.inference_mode():
+        if isinstance(model, FSDPModule):
+            model(**given, logits_to_keep=1)  # all weights are gathered from the outermost module on
+        else:
+            (model.get_decoder() if hasattr(model, "get_decoder") else model)(**given)
 
 
-def _halve(work: Work, samples: list[int], note: Callable[[str], None], error: Exception) -> None:
+def _halve(work: Work, samples: list[int], team: Team, note: Callable[[str], None], error: Exception) -> None:
     """Go on with half the tokens in a batch; raises torch.OutOfMemoryError if one sample is too much."""
+    if not team.independent:
+        raise torch.OutOfMemoryError(
+            f"a batch of up to {work.budget} tokens does not fit in memory; lower tokens_per_batch (--tokens-per-batch): "
+            "batches of a model that is spread over processes are not halved"
+        ) from error
     if len(samples) == 1:
         raise torch.OutOfMemoryError(
             f"a single sample of {work.n_padded(samples)} tokens does not fit in memory; lower max_length (--max-length)"

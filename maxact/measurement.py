@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 
 import torch
 
@@ -17,9 +18,10 @@ from .hooks import Probe, attach, describe
 from .identity import identity
 from .loop import Progress, forward, measure_batches
 from .offload import input_device
-from .parallel import Team
+from .parallel import Team, n_processes
 from .planning import Work, plan
 from .run import Run, token_of
+from .split import split_of
 
 
 def measure(
@@ -83,8 +85,6 @@ def measure(
         note(f"{encoded.n_unreadable} samples are left out, the first at {encoded.first_fault}.")
 
     started, kinds = datetime.now(UTC), encoded.kinds()
-    device = input_device(model)
-    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
     options = dict(skip_first=skip_first, topk=topk, t_abs=t_abs, t_ratio=t_ratio, int8_per_token=int8_per_token)
     settings = dict(
         sites=sites if isinstance(sites, str) else list(sites),
@@ -98,7 +98,7 @@ def measure(
     of = identity(model, corpus.digest, encoded, settings)
     batches = plan(encoded, tokens_per_batch)[shard[0] - 1 :: shard[1]]
     with (
-        Team() as team,
+        Team(split_of(model)) as team,
         attach(
             model, sites, position_0=skip_first == 0, n_samples=len(corpus.samples), backend=backend, **options
         ) as probe,
@@ -111,7 +111,7 @@ def measure(
         done, whole, seconds = measure_batches(
             work,
             probe,
-            lambda samples: forward(decoder, probe, encoded, samples, device, kinds),
+            partial(forward, model, probe, encoded, kinds),
             kept,
             team,
             on_progress,
@@ -149,7 +149,7 @@ def measure(
             "skip_first": skip_first,
             "mask_policy": "right padding, hidden by the attention mask, never counted",
             "tokens_per_batch": work.budget,
-            "environment": environment(device, probe) | {"processes": team.size},
+            "environment": environment(input_device(model), probe) | {"processes": n_processes()},
             "wall_s": round(seconds, 3),
             "identity": of,
             "shard": list(shard),

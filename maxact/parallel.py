@@ -17,8 +17,10 @@ import torch
 import torch.distributed as dist
 
 from maxact_kernels import ProbeState
-from maxact_kernels.all_reduce import all_reduce
+from maxact_kernels.all_reduce import all_reduce, device_of
 from maxact_kernels.fields import Options
+
+from .split import Split
 
 if TYPE_CHECKING:
     from .hooks import Probe
@@ -33,16 +35,20 @@ class Stopped(RuntimeError):
 
 
 class Team:
-    """The processes of torch.distributed that measure together: this one is `rank` of `size`; alone, 0 of 1.
+    """The processes of torch.distributed that share the batches: this one is `rank` of `size`; alone, 0 of 1.
 
+    Processes that share one copy of a model share no batches: each measures all of them.
     Used as a context: what goes wrong inside is told to the others.
     """
 
-    def __init__(self):
-        joined = dist.is_available() and dist.is_initialized()
-        self.rank, self.size = (dist.get_rank(), dist.get_world_size()) if joined else (0, 1)
+    def __init__(self, split: Split):
+        self._place, self._n = (dist.get_rank(), n_processes()) if n_processes() > 1 else (0, 1)  # in torch.distributed
+        self.rank, self.size = (self._place, self._n) if split.size == 1 else (0, 1)
+        self.writes = self.rank == self._place  # or another process knows the same
+        self.in_step = split.in_step
+        self.independent = split == Split()  # a forward pass concerns no other process
         self._store, self._n_gathered = None, itertools.count()
-        if self.size > 1:
+        if self._n > 1:
             self._store = dist.PrefixStore(f"maxact/{next(_calls)}", dist.distributed_c10d._get_default_store())
         self._ended = threading.Event()
         self._n_tokens = 0
@@ -61,7 +67,7 @@ class Team:
         self._thread.join()
         if error is not None and not isinstance(error, Stopped):
             sentence = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{kind.__name__}: {error}"
-            self._fail(self.rank, sentence)
+            self._fail(self._place, sentence)
 
     def check(self) -> None:
         """Raises Stopped if another process has."""
@@ -71,16 +77,25 @@ class Team:
     def tell(self, n_tokens: int) -> int:
         """Tell the others how many tokens this process has measured; returns how many all have, as far as is known."""
         self._n_tokens = n_tokens
-        return n_tokens + sum(self._n_tokens_of.values())
+        return n_tokens + (sum(self._n_tokens_of.values()) if self.size > 1 else 0)
+
+    def goes_on(self, has_work: bool) -> bool:
+        """Whether there is a next forward pass: where all processes go in step, if any of them has work."""
+        if not self.in_step:
+            return has_work
+        some = torch.tensor(int(has_work), device=device_of())
+        dist.all_reduce(some, dist.ReduceOp.MAX)
+        return bool(some)
 
     def gather(self, value) -> list:
-        """The JSON-able value of every process, in the order of ranks. Raises Stopped if one does not come to this."""
+        """The JSON-able value of every process that shares the batches, in the order of ranks; of processes with one
+        copy of a model, that of the first. Raises Stopped if one does not come to this."""
         if self._store is None:
             return [value]
         place = f"gather/{next(self._n_gathered)}"
-        self._store.set(f"{place}/{self.rank}", json.dumps(value))
+        self._store.set(f"{place}/{self._place}", json.dumps(value))
         wait = 0.001
-        while not self._has(*(f"{place}/{rank}" for rank in range(self.size))):
+        while not self._has(*(f"{place}/{rank}" for rank in range(self._n))):
             self.check()
             time.sleep(wait)
             wait = min(2 * wait, 0.5)
@@ -88,7 +103,7 @@ class Team:
 
     def all_reduce(self, probe: Probe) -> None:
         """Give the probe all that any process's has seen, at every site and group for which one has a state."""
-        if self._store is None:
+        if self.size == 1:
             return
         known = self.gather([[*key, state.options.to_json()] for key, state in probe.all_states.items()])
         options = {(site, group): values for rows in known for site, group, values in rows}
@@ -111,10 +126,10 @@ class Team:
 
     def _watch(self) -> None:
         """In a thread: give signs of life, and report processes that give none."""
-        heard = {rank: ("", time.monotonic()) for rank in range(self.size) if rank != self.rank}
+        heard = {rank: ("", time.monotonic()) for rank in range(self._n) if rank != self._place}
         for n in itertools.count():
             try:
-                self._store.set(f"beat/{self.rank}", f"{n} {self._n_tokens}")
+                self._store.set(f"beat/{self._place}", f"{n} {self._n_tokens}")
                 for rank, (last, when) in heard.items():
                     beat = self._store.get(f"beat/{rank}").decode() if self._store.check([f"beat/{rank}"]) else ""
                     if beat != last:
@@ -131,6 +146,10 @@ class Team:
 def _empty(options: Options) -> ProbeState:
     others = {name: value for name, value in options.to_json().items() if name not in ("d", "dtype")}
     return ProbeState(options.d, getattr(torch, options.dtype), **others)
+
+
+def n_processes() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def join(device: str) -> tuple[int, str]:

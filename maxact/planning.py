@@ -53,6 +53,7 @@ class Work:
         self.encoded = encoded
         self.budget = budget  # tokens of a forward pass, padding included
         self.earlier = earlier
+        self.any_batch = batches[-1] if batches else []  # a short one, for a process that goes along
         self.done: list[int] = []
         self.n_tokens = 0  # of what is done
         self.n_tokens_total = sum(self.length(i) for batch in batches for i in batch)  # of all processes

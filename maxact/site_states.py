@@ -9,6 +9,7 @@ import torch
 from maxact_kernels import ProbeState
 
 from .sites import Site
+from .split import Shards
 from .tokens import Tokens
 
 Key = tuple[str, str | None]  # a site's name, and a group of its tokens or None for all of them
@@ -17,8 +18,9 @@ Key = tuple[str, str | None]  # a site's name, and a group of its tokens or None
 class SiteStates:
     """States by site and group, made when the first tensor comes. Tokens of a group are counted with all others too."""
 
-    def __init__(self, options: dict):
+    def __init__(self, options: dict, shards: Shards):
         self._options = options
+        self._shards = shards
         # Of a group only the largest value and the massive tokens are wanted: one small read more of its tokens.
         self._lean = options | dict(topk=1, n_samples=0, counts=False, medians=False, int8_per_token=False)
         self._states: dict[Key, ProbeState] = {}
@@ -26,6 +28,7 @@ class SiteStates:
 
     def fold(self, site: Site, x: torch.Tensor, tokens: Tokens) -> None:
         """Fold a site's tensor in. Raises TypeError or ValueError if it is not one of these tokens' tensors."""
+        x = self._shards.whole(site, x)
         mask, token_ids, groups = tokens.like(x)
         self._state((site.name, None), x, self._options).update(x, mask, token_ids)
         if site.kind == "hidden":
@@ -34,6 +37,7 @@ class SiteStates:
 
     def fold_experts(self, site: Site, product: torch.Tensor, mask, token_ids: torch.Tensor, n_experts: int) -> None:
         """Fold rows of experts in. Their token ids have the expert where those of other sites have the sample."""
+        product = self._shards.whole(site, product)
         self._state((site.name, None), product, self._options | {"n_samples": n_experts}).update(product, mask, token_ids)
 
     def _state(self, key: Key, x: torch.Tensor, options: dict) -> ProbeState:

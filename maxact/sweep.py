@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 
 import torch
 
@@ -19,12 +20,13 @@ from . import __version__
 from .checkpoint import Checkpoint
 from .encoding import Encoded
 from .hooks import attach, describe
-from .loop import Progress, measure_batches
+from .loop import Progress, forward, measure_batches
 from .measurement import environment, token_text
 from .offload import input_device
 from .parallel import Team
 from .planning import Work, plan
 from .run import Run, site_kind, token_of
+from .split import split_of
 
 _SHOWN = 5  # tokens of a site
 
@@ -65,17 +67,13 @@ def sweep(
     started = datetime.now(UTC)
     options = dict(skip_first=len(front), topk=topk, t_abs=t_abs, t_ratio=t_ratio, int8_per_token=True, backend=backend)
 
-    def forward(samples: list[int]) -> None:
-        ids = torch.tensor([encoded[i].ids for i in samples], device=device)
-        probe.batch(None, torch.tensor(samples, device=device))
-        decoder(input_ids=ids, use_cache=False)
-
     alone = sees_only_itself(decoder, n_vocabulary, device)
-    with Team() as team, attach(model, sites, **options) as probe:
+    with Team(split_of(model)) as team, attach(model, sites, **options) as probe:
         note = on_note or (lambda sentence: None)
         work = Work(encoded, plan(encoded, tokens_per_batch), tokens_per_batch, (), team.rank, team.size)
         nowhere = Checkpoint(None, {}, False, team, note)
-        done, whole, seconds = measure_batches(work, probe, forward, nowhere, team, on_progress, note)
+        forwards = partial(forward, model, probe, encoded, ())
+        done, whole, seconds = measure_batches(work, probe, forwards, nowhere, team, on_progress, note)
     if whole:
         probe.check()
     if not done:

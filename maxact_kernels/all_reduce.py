@@ -27,7 +27,7 @@ def all_reduce(states: Sequence, group=None) -> None:
     Every process of the group must call it, with states of the same options in the same order, on any devices.
     Raises ValueError in every process, and changes nothing, if their options differ.
     """
-    device = _device(group)
+    device = device_of(group)
     _check_options(states, group, device)
 
     maxima = [state.fields[name] for state in states for name in _of(state, "max", tied="absmax")]
@@ -44,7 +44,7 @@ def _of(state, rule: str, tied: str) -> list[str]:
     return [field.name for field in fields(state.options) if field.rule == rule] + [tied]
 
 
-def _device(group) -> torch.device:
+def device_of(group=None) -> torch.device:
     """Where the backend of the group wants its tensors."""
     return (
         torch.device("cuda", torch.cuda.current_device()) if dist.get_backend(group) == "nccl" else torch.device("cpu")

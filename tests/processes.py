@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import tempfile
 import traceback
 from pathlib import Path
@@ -31,6 +32,7 @@ def run(function, n: int, *args, backend: str = "gloo") -> list:
 
 def _enter(rank: int, n: int, backend: str, folder: str, function, args) -> None:
     torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(n)}  # as torchrun does
     if backend == "nccl":
         torch.cuda.set_device(rank)
     dist.init_process_group(backend, init_method=f"file://{folder}/store", rank=rank, world_size=n)

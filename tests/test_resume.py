@@ -16,6 +16,7 @@ import maxact.checkpoint as checkpoints
 import maxact_kernels.storage as storage
 from maxact import measure
 from maxact.parallel import Team
+from maxact.split import Split
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -248,7 +249,7 @@ def test_checkpoints_take_less_than_a_hundredth_of_the_time(tmp_path, monkeypatc
         written.append(clock[0])
 
     monkeypatch.setattr(checkpoints, "write_atomically", write)
-    kept = checkpoints.Checkpoint(tmp_path, {}, False, Team(), print)
+    kept = checkpoints.Checkpoint(tmp_path, {}, False, Team(Split()), print)
     while clock[0] < 500:
         kept.offer({}, [0], 1, 0.0)
         clock[0] += 0.25
