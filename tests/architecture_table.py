@@ -25,6 +25,7 @@ class Architecture:
     ends: str = "ef"  # e: embedding_output, f: final_layernorm
     norm: str | None = "model.norm"
     merged: bool = False  # something lies between the last layer and the final norm
+    gated: str | None = "silu"  # mlp_act is this of mlp_gate times up; None: of more than these
     router: bool = True  # the logits are one matrix times the router's input
 
     def of_layers(self, n_layers: int) -> list[str]:
@@ -83,9 +84,9 @@ _t5 = partial(
 
 _ROWS = {
     (
-        "bitnet cohere cohere2 cwm diffllama emu3 ernie4_5 gemma glm granite granite_swa helium internlm3 iquestcoder "
-        "llama ministral3 mistral olmo phi3 phi4_multimodal qwen2 qwen3 qwen3_5 qwen3_5_text seed_oss smollm3 "
-        "stablelm vaultgemma youtu evolla eurobert ultrabert hunyuan_v1_dense ministral"
+        "cohere cohere2 cwm diffllama emu3 ernie4_5 glm granite granite_swa helium internlm3 iquestcoder llama "
+        "ministral3 mistral olmo phi3 phi4_multimodal qwen2 qwen3 qwen3_5 qwen3_5_text seed_oss smollm3 stablelm "
+        "youtu evolla eurobert ultrabert hunyuan_v1_dense ministral"
     ): Architecture(),
     "afmoe": Architecture(kinds="qoaigdm,3*qoarGDSm", added="+a~post_attention_layernorm +m~post_mlp_layernorm"),
     "apertus arcee jais2 nemotron": Architecture(kinds="qoaidm"),
@@ -103,6 +104,7 @@ _ROWS = {
     "bert bert-generation big_bird": _bert(),
     "bigbird_pegasus": _bart(kinds="qoacidm", added="+a +c +m", merged=True),
     "biogpt": _gpt(down="fc2", layers="biogpt.layers", norm="biogpt.layer_norm"),
+    "bitnet": Architecture(gated=None),
     "blenderbot mbart pegasus m2m_100 pegasus_x": _t5(
         down="fc2", layers="model.decoder.layers", norm="model.decoder.layer_norm"
     ),
@@ -118,9 +120,7 @@ _ROWS = {
     "electra": _bert(layers="electra.encoder.layer"),
     "ernie": _bert(layers="ernie.encoder.layer"),
     "ernie4_5_moe glm4_moe": Architecture(kinds="qoaigdm,3*qoarGDSm"),
-    "exaone4 gemma2 gemma3_text gemma4_unified_text olmo2 olmo3": Architecture(
-        added="+a~post_attention_layernorm +m~post_feedforward_layernorm"
-    ),
+    "exaone4 olmo2 olmo3": Architecture(added="+a~post_attention_layernorm +m~post_feedforward_layernorm"),
     "falcon_h1": Architecture(
         kinds="qoaQOAigdm", added="+a +A +m", down="feed_forward.down_proj", norm="model.final_layernorm"
     ),
@@ -128,16 +128,20 @@ _ROWS = {
     "flex_olmo": _moe(added="+a~post_attention_layernorm +m~post_feedforward_layernorm"),
     "flint": Architecture(kinds="2*qoaigdm,2*qoarGDSm"),
     "fuyu": _vl(kinds="qoaidm", down="mlp.dense_4h_to_h", norm="model.language_model.final_layernorm"),
-    "gemma3 gemma4_unified muse_glimmer shieldgemma2": _vl(
-        added="+a~post_attention_layernorm +m~post_feedforward_layernorm"
+    "gemma vaultgemma": Architecture(gated="tanh"),
+    "gemma2 gemma3_text gemma4_unified_text": Architecture(
+        added="+a~post_attention_layernorm +m~post_feedforward_layernorm", gated="tanh"
+    ),
+    "gemma3 gemma4_unified shieldgemma2": _vl(
+        added="+a~post_attention_layernorm +m~post_feedforward_layernorm", gated="tanh"
     ),
     "git": _bert(layers="git.encoder.layer"),
     "glm4": Architecture(added="+a~post_self_attn_layernorm +m~post_mlp_layernorm"),
     (
         "got_ocr2 moss_transcribe_diarize aya_vision cohere2_vision cosmos3_omni deepseek_vl deepseek_vl_hybrid "
         "internvl lighton_ocr llava llava_next llava_next_video llava_onevision minicpm_ocr minicpmv4_6 minicpmv4_7 "
-        "mistral3 ovis2 paddleocr_vl paligemma pp_chart2table qianfan_ocr qwen2_5_omni_thinker qwen2_5_vl qwen2_vl "
-        "qwen3_vl video_llama_3 video_llava vipllava audioflamingo3 glmasr qwen2_audio qwen3_asr voxtral"
+        "mistral3 ovis2 paddleocr_vl pp_chart2table qianfan_ocr qwen2_5_omni_thinker qwen2_5_vl qwen2_vl qwen3_vl "
+        "video_llama_3 video_llava vipllava audioflamingo3 glmasr qwen2_audio qwen3_asr voxtral"
     ): _vl(),
     "gpt-sw3 gpt2 gpt_bigcode gpt_neo": _gpt(down="mlp.c_proj"),
     "gpt_neox": _gpt(down="mlp.dense_4h_to_h", layers="gpt_neox.layers", norm="gpt_neox.final_layer_norm"),
@@ -165,7 +169,7 @@ _ROWS = {
     "megatron-bert": _bert(added="+a +m", ends="ef", norm="bert.encoder.ln"),
     "mimo_v2_flash": Architecture(kinds="qoaigdm,qoarm,qoaigdm,qoarm"),
     "minimax": _moe(added="|input_layernorm +a |post_attention_layernorm +m"),
-    "modernbert-decoder modernbert": Architecture(down="mlp.Wo", norm="model.final_norm"),
+    "modernbert-decoder modernbert": Architecture(down="mlp.Wo", norm="model.final_norm", gated="gelu"),
     "moshi": Architecture(kinds="qoaidm", down="mlp.fc2"),
     "mpt": _gpt(down="ffn.down_proj", layers="transformer.blocks", norm="transformer.norm_f"),
     "nemotron_h": Architecture(
@@ -178,7 +182,7 @@ _ROWS = {
     "opt": _bart(added="+a +m", ends="ef", norm="model.decoder.final_layer_norm"),
     "persimmon": Architecture(kinds="qoaidm", down="mlp.dense_4h_to_h", norm="model.final_layernorm"),
     "phi": Architecture(kinds="qoaidm", down="mlp.fc2", norm="model.final_layernorm"),
-    "recurrent_gemma": Architecture(down="mlp_block.down_proj", norm="model.final_norm"),
+    "recurrent_gemma": Architecture(down="mlp_block.down_proj", norm="model.final_norm", gated="tanh"),
     "rembert": _bert(layers="rembert.encoder.layer"),
     "roberta-prelayernorm": _gpt(
         down="output.dense", layers="roberta_prelayernorm.encoder.layer", norm="roberta_prelayernorm.LayerNorm"
@@ -197,12 +201,14 @@ _ROWS = {
         added="+a,+A,+a,+A",
         down="shared_transf.feed_forward.down_proj",
         norm="model.final_layernorm",
+        gated="gelu",
     ),
     "zamba2": Architecture(
         kinds="qoa,qoaQOAigdm,qoa,qoaQOAigdm",
         added="+a,+A,+a,+A",
         down="shared_transformer.feed_forward.down_proj",
         norm="model.final_layernorm",
+        gated=None,
     ),
     "zaya": _moe(added=None, router=False),
     "aria minimax_m3_vl": _vl(kinds="qoarGDSm", down=None),
@@ -222,11 +228,14 @@ _ROWS = {
         norm="model.language_model.embedding_norm",
     ),
     "mistral_large4 step3p7": _vl(kinds="qoaigdm,qoarGDSm,qoaigdm,qoarGDSm"),
+    "muse_glimmer": _vl(added="+a~post_attention_layernorm +m~post_feedforward_layernorm"),
+    "paligemma": _vl(gated="tanh"),
     "qwen3_omni_moe_thinker qwen3_vl_moe": _vl(kinds="qoarm", down=None),
     "t5gemma2": Architecture(
         added="+a~post_self_attn_layernorm +m~post_feedforward_layernorm",
         layers="model.decoder.layers",
         norm="model.decoder.norm",
+        gated="tanh",
     ),
     "encoder-decoder": _bert(layers="decoder.bert.encoder.layer"),
     "led": _bart(
@@ -235,7 +244,7 @@ _ROWS = {
         layers="led.decoder.layers",
     ),
     "longt5 t5": _t5(),
-    "mt5 umt5": _t5(kinds="qoacigdm"),
+    "mt5 umt5": _t5(kinds="qoacigdm", gated="tanh"),
     "nllb-moe": _bart(
         kinds="3*qoacidm,qoacrm", added="+a +c +m", down="ffn.fc2", ends="ef", norm="model.decoder.layer_norm"
     ),
@@ -246,6 +255,7 @@ _ROWS = {
         added="+a~post_self_attn_layernorm +c~post_cross_attn_layernorm +m~post_feedforward_layernorm",
         layers="model.decoder.layers",
         norm="model.decoder.norm",
+        gated="tanh",
     ),
     "convbert": _bert(layers="convbert.encoder.layer"),
     "deberta deberta-v2": _bert(layers="deberta.encoder.layer"),
@@ -254,7 +264,11 @@ _ROWS = {
     ),
     "fnet": _bert(kinds="idm", added=None, layers="fnet.encoder.layer"),
     "gte": Architecture(
-        added="+a |post_attention_layernorm +m |post_mlp_layernorm", layers="gte.layers", ends="e", norm=None
+        added="+a |post_attention_layernorm +m |post_mlp_layernorm",
+        layers="gte.layers",
+        ends="e",
+        norm=None,
+        gated="gelu",
     ),
     "ibert": _bert(added=None, layers="ibert.encoder.layer"),
     "jina_embeddings_v3": _bert(
@@ -262,7 +276,9 @@ _ROWS = {
     ),
     "layoutlm": _bert(layers="layoutlm.encoder.layer"),
     "mobilebert": _bert(added=None, layers="mobilebert.encoder.layer"),
-    "modernvbert": Architecture(down="mlp.Wo", layers="model.text_model.layers", norm="model.text_model.final_norm"),
+    "modernvbert": Architecture(
+        down="mlp.Wo", layers="model.text_model.layers", norm="model.text_model.final_norm", gated="gelu"
+    ),
     "mpnet": _bert(added="+a |attention.LayerNorm +m |output.LayerNorm", layers="mpnet.encoder.layer"),
     "mra": _bert(layers="mra.encoder.layer"),
     "nomic_bert": Architecture(
@@ -272,11 +288,11 @@ _ROWS = {
     "tapas": _bert(layers="tapas.encoder.layer"),
     "yoso": _bert(layers="yoso.encoder.layer"),
     "bamba": Architecture(down="feed_forward.down_proj", norm="model.final_layernorm"),
-    "gemma3n_text": Architecture(added=None, merged=True),
+    "gemma3n_text": Architecture(added=None, merged=True, gated="tanh"),
     "lfm2_moe": Architecture(kinds="2*qoaigdm,2*qoarm", down="feed_forward.w2", norm="model.embedding_norm"),
     "esmc": Architecture(added=None, layers="esmc.layers", norm="esmc.norm"),
     "dbrx": _moe(layers="transformer.blocks", norm="transformer.norm_f"),
-    "gemma4_text": Architecture(kinds="qoairgdmM", added=None, merged=True, router=False),
+    "gemma4_text": Architecture(kinds="qoairgdmM", added=None, merged=True, gated="tanh", router=False),
     "qwen4_exp_text": _moe(kinds="qoarGDSm", added=None, ends="e", norm=None, merged=True),
     "bart:encoder blenderbot-small:encoder marian:encoder mvp:encoder plbart:encoder": _bart(layers="layers"),
     "bigbird_pegasus:encoder": _bart(kinds="aidm", added="+a +m", layers="layers", merged=True),
@@ -284,7 +300,9 @@ _ROWS = {
         down="fc2", layers="layers", norm="layer_norm"
     ),
     "encoder-decoder:encoder": _bert(layers="encoder.layer"),
-    "mt5:encoder umt5:encoder": Architecture(down="layer.1.DenseReluDense.wo", layers="block", norm="final_layer_norm"),
+    "mt5:encoder umt5:encoder": Architecture(
+        down="layer.1.DenseReluDense.wo", layers="block", norm="final_layer_norm", gated="tanh"
+    ),
     "nllb-moe:encoder": Architecture(kinds="3*qoaidm,qoarm", down="ffn.fc2", layers="layers", norm="layer_norm"),
     "prophetnet:encoder": _bert(
         kinds="qoam", added="+a |self_attn_layer_norm +m |feed_forward_layer_norm", down=None, layers="layers"
@@ -293,12 +311,13 @@ _ROWS = {
     "switch_transformers:encoder": _moe(layers="block", norm="final_layer_norm"),
     "t5:encoder longt5:encoder": _gpt(down="layer.1.DenseReluDense.wo", layers="block", norm="final_layer_norm"),
     "t5gemma:encoder": Architecture(
-        added="+a~post_self_attn_layernorm +m~post_feedforward_layernorm", layers="layers", norm="norm"
+        added="+a~post_self_attn_layernorm +m~post_feedforward_layernorm", layers="layers", norm="norm", gated="tanh"
     ),
     "t5gemma2:encoder": Architecture(
         added="+a~post_self_attn_layernorm +m~post_feedforward_layernorm",
         layers="text_model.layers",
         norm="text_model.norm",
+        gated="tanh",
     ),
 }
 ARCHITECTURES = {name: row for names, row in _ROWS.items() for name in names.split()}

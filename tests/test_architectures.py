@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from functools import cache
+from functools import cache, partial
 
 import pytest
 import torch
@@ -16,6 +16,8 @@ from maxact.hooks import attach
 from maxact.sites import find_sites
 from maxact_kernels import fused_probe
 
+UP = {"gate_proj": "up_proj", "w1": "w3", "wi_0": "wi_1"}  # elsewhere one projection makes both, the gate first
+ACTS = {"silu": F.silu, "gelu": F.gelu, "tanh": partial(F.gelu, approximate="tanh"), "relu": F.relu}
 every_type = pytest.mark.parametrize("model_type", ARCHITECTURES)
 
 
@@ -123,6 +125,34 @@ def test_mlp_act_is_what_the_down_projection_reads(model_type):
             assert run.saw(f"layer_{i}_mlp_output", run.outputs[down])
 
 
+@with_("g")
+def test_mlp_gate_is_what_the_activation_reads_and_times_up_it_is_mlp_act(model_type):
+    run = passed(model_type)
+    sites = {site.name: site for site in run.site_map.sites}
+    for i, kinds in enumerate(run.architecture.of_layers(len(run.layers))):
+        if "g" not in kinds:
+            continue
+        above, _, name = sites[f"layer_{i}_mlp_gate"].path.rpartition(".")
+        gate, product = run.outputs[run.model.get_submodule(f"{above}.{name}")], run.inputs[_down(run, i)]
+        if name in UP:
+            up = run.outputs[run.model.get_submodule(f"{above}.{UP[name]}")]
+        else:
+            gate, up = gate.chunk(2, -1)
+        assert run.saw(f"layer_{i}_mlp_gate", gate)
+        if run.architecture.gated is not None:
+            torch.testing.assert_close(ACTS[run.architecture.gated](gate) * up, product, rtol=1e-5, atol=1e-5)
+
+
+@with_("o")
+def test_o_input_is_what_the_output_projection_makes_attn_output_of(model_type):
+    run = passed(model_type)
+    for site in run.site_map.sites:
+        if site.kind == "o_input":
+            projection = run.model.get_submodule(site.path)
+            assert run.saw(site.name, run.inputs[projection])
+            assert run.saw(site.name.replace("o_input", "attn_output"), run.outputs[projection])
+
+
 @with_("r")
 def test_moe_gate_is_logits(model_type):
     run = passed(model_type)
@@ -143,6 +173,10 @@ def test_what_cannot_be_measured_right_is_an_error_that_says_why(model_type):
         with attach(model, "gemm") as probe:
             model(ids, **dict(decoder_input_ids=ids) if probe.site_map.has_encoder else {})
         probe.check()
+
+
+def _down(run: Pass, layer: int) -> nn.Module:
+    return run.layers[layer].get_submodule(run.architecture.down)
 
 
 def _linear(router: nn.Module) -> tuple[torch.Tensor, torch.Tensor | None]:
