@@ -13,7 +13,7 @@ NAMES = {
     "layers": ("layers", "h", "blocks", "block", "layer"),
     "final norm": (
         "norm", "ln_f", "final_layernorm", "final_layer_norm", "norm_f", "final_norm", "out_norm", "ln_out", "layer_norm",
-        "embedding_norm", "layernorm", "LayerNorm", "ln",
+        "embedding_norm", "layernorm", "LayerNorm", "ln", "emb_layer_norm_after",
     ),
     "attention": (
         "self_attn.0", "self_attn", "attn.attention", "attn", "attention.self", "attention.attn", "attention",

@@ -2,55 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 
-# The kinds of a layer's sites in the order of the model, a letter each; `hidden` ends every layer.
-KINDS = {
-    "q": "attn_input", "o": "o_input", "a": "attn_output", "Q": "attn_input_2", "O": "o_input_2", "A": "attn_output_2",
-    "c": "cross_attention_output", "i": "mlp_input", "r": "moe_gate", "g": "mlp_gate", "d": "mlp_act",
-    "G": "shared_expert_gate", "D": "shared_expert_act", "S": "shared_expert_output", "m": "mlp_output",
-    "1": "mlp_gate_2", "2": "mlp_act_2", "M": "mlp_output_2",
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """`kinds` and `added` say it for all layers, or per layer with commas: "2*qoam,qoarm" is three layers."""
-
-    kinds: str = "qoaigdm"
-    added: str | None = "+a +m"  # how a layer makes its output: +letter adds a site, ~norm through a norm, |norm alone
-    down: str | None = "mlp.down_proj"  # the down projection
-    layers: str = "model.layers"
-    ends: str = "ef"  # e: embedding_output, f: final_layernorm
-    norm: str | None = "model.norm"
-    merged: bool = False  # something lies between the last layer and the final norm
-    gated: str | None = "silu"  # mlp_act is this of mlp_gate times up; None: of more than these
-    router: bool = True  # the logits are one matrix times the router's input
-
-    def of_layers(self, n_layers: int) -> list[str]:
-        return _spread(self.kinds, n_layers)
-
-    def steps(self, n_layers: int) -> list[list[str]]:
-        return [added.split() for added in _spread(self.added, n_layers)]
-
-    def sites(self, n_layers: int) -> list[str]:
-        layers = [
-            f"layer_{i}_{kind}"
-            for i, letters in enumerate(self.of_layers(n_layers))
-            for kind in [*(KINDS[letter] for letter in letters), "hidden"]
-        ]
-        embedding, final = ["embedding_output"] * ("e" in self.ends), ["final_layernorm"] * ("f" in self.ends)
-        return [*embedding, *layers, *final]
-
-
-def _spread(words: str, n_layers: int) -> list[str]:
-    spread = []
-    for word in words.split(","):
-        times, _, rest = word.rpartition("*")
-        spread += [rest] * int(times or 1)
-    return spread * n_layers if len(spread) == 1 else spread
-
+from expected_sites import Architecture
 
 _moe = partial(Architecture, kinds="qoarm", down=None)
 _vl = partial(Architecture, layers="model.language_model.layers", norm="model.language_model.norm")
@@ -94,13 +48,14 @@ _ROWS = {
         "aria_text deepseek_v2 llama4 llama4_text minimax_m3_vl_text qwen2_moe qwen3_5_moe qwen3_5_moe_text "
         "qwen3_next solar_open mistral4 hunyuan_v1_moe dots1"
     ): _moe(kinds="qoarGDSm"),
-    "axk1 axk2 bailing_hybrid exaone_moe glm4_moe_lite hy_v3 kimi_linear laguna": Architecture(
-        kinds="qoaigdm,qoarGDSm,qoaigdm,qoarGDSm"
-    ),
+    (
+        "axk1 axk2 bailing_hybrid exaone_moe glm4_moe_lite hy_v3 kimi_linear laguna deepseek_v32 glm_moe_dsa "
+        "dots3_note dots3_note_text"
+    ): Architecture(kinds="qoaigdm,qoarGDSm,qoaigdm,qoarGDSm"),
     "bart blenderbot-small marian mvp plbart": _bart(
         kinds="qoacidm", added="+a |self_attn_layer_norm +c |encoder_attn_layer_norm +m |final_layer_norm"
     ),
-    "beam": Architecture(kinds="qoaigdm,qoarm,qoaigdm,qoarm", added=None),
+    "beam": Architecture(kinds="qoaigdm,qoarm,qoaigdm,qoarm", added=None, why="scaled"),
     "bert bert-generation big_bird": _bert(),
     "bigbird_pegasus": _bart(kinds="qoacidm", added="+a +c +m", merged=True),
     "biogpt": _gpt(down="fc2", layers="biogpt.layers", norm="biogpt.layer_norm"),
@@ -115,8 +70,8 @@ _ROWS = {
     "ctrl": _gpt(kinds="qoam", down=None, norm="transformer.layernorm"),
     "data2vec-text": _bert(layers="data2vec_text.encoder.layer"),
     "deepseek_v3": Architecture(kinds="3*qoaigdm,qoarGDSm"),
-    "deepseek_v4": _moe(kinds="qoarGDSm", added=None, merged=True),
-    "doge minicpm3": Architecture(added=None),
+    "deepseek_v4": _moe(kinds="qoarGDSm", added=None, merged=True, why="several streams"),
+    "doge minicpm3": Architecture(added=None, why="scaled"),
     "electra": _bert(layers="electra.encoder.layer"),
     "ernie": _bert(layers="ernie.encoder.layer"),
     "ernie4_5_moe glm4_moe": Architecture(kinds="qoaigdm,3*qoarGDSm"),
@@ -150,12 +105,13 @@ _ROWS = {
         down="mlp.dense_4h_to_h",
         layers="gpt_neox_japanese.layers",
         norm="gpt_neox_japanese.final_layer_norm",
+        why="a bias",
     ),
     "granitemoeshared granitemoehybrid": _moe(kinds="qoarGDSm", added="+a +S +m"),
-    "hy_v4": Architecture(kinds="qoaigdm,qoarGDSm,qoaigdm,qoarGDSm", added=None, merged=True),
+    "hy_v4": Architecture(kinds="qoaigdm,qoarGDSm,qoaigdm,qoarGDSm", added=None, merged=True, why="several streams"),
     "hyperclovax": Architecture(added="+a~post_norm1 +m~post_norm2"),
-    "inkling2_text": _moe(added=None, merged=True),
-    "inkling_text": _moe(kinds="qoarSm", added=None, router=False),
+    "inkling2_text": _moe(added=None, merged=True, why="a convolution between"),
+    "inkling_text": _moe(kinds="qoarSm", added=None, router=False, why="a convolution between"),
     "jamba": Architecture(
         kinds="qoaigdm,qoarm,qoaigdm,qoarm", down="feed_forward.down_proj", norm="model.final_layernorm"
     ),
@@ -165,7 +121,9 @@ _ROWS = {
     "lfm3": Architecture(
         added="+a~post_operator_norm +m~post_ffn_norm", down="feed_forward.w2", norm="model.embedding_norm"
     ),
-    "longcat_flash": Architecture(kinds="qoaQOAigdm12M", added=None, down="mlps.0.down_proj"),
+    "longcat_flash": Architecture(
+        kinds="qoaQOAigdm12M", added=None, down="mlps.0.down_proj", why="experts on a shortcut"
+    ),
     "megatron-bert": _bert(added="+a +m", ends="ef", norm="bert.encoder.ln"),
     "mimo_v2_flash": Architecture(kinds="qoaigdm,qoarm,qoaigdm,qoarm"),
     "minimax": _moe(added="|input_layernorm +a |post_attention_layernorm +m"),
@@ -195,7 +153,7 @@ _ROWS = {
     "whisper": _bart(added="+a +m", ends="ef", norm="model.decoder.layer_norm"),
     "xglm": Architecture(kinds="qoaidm", down="fc2", norm="model.layer_norm"),
     "xlm-roberta-xl": _gpt(down="output.dense", layers="roberta.encoder.layer", norm="roberta.encoder.LayerNorm"),
-    "xmod": _bert(added=None, layers="roberta.encoder.layer"),
+    "xmod": _bert(added=None, layers="roberta.encoder.layer", why="adapters"),
     "zamba": Architecture(
         kinds="qoa,qoaQOAigdm,qoa,qoaQOAigdm",
         added="+a,+A,+a,+A",
@@ -210,11 +168,13 @@ _ROWS = {
         norm="model.final_layernorm",
         gated=None,
     ),
-    "zaya": _moe(added=None, router=False),
+    "zaya": _moe(added=None, router=False, why="scaled"),
     "aria minimax_m3_vl": _vl(kinds="qoarGDSm", down=None),
     "glm46v glm4v glm_ocr glmga": _vl(added="+a~post_self_attn_layernorm +m~post_mlp_layernorm"),
     "glm4v_moe": _vl(kinds="qoaigdm,3*qoarGDSm"),
-    "granite_docling": Architecture(added=None, layers="model.text_model.layers", norm="model.text_model.norm"),
+    "granite_docling": Architecture(
+        added=None, layers="model.text_model.layers", norm="model.text_model.norm", why="scaled"
+    ),
     "hyperclovax_vision_v2": _vl(added="+a~post_norm1 +m~post_norm2"),
     "idefics2 idefics3 smolvlm ultravbert": Architecture(
         layers="model.text_model.layers", norm="model.text_model.norm"
@@ -262,7 +222,7 @@ _ROWS = {
     "distilbert": _bert(
         added="+a |sa_layer_norm +m |output_layer_norm", down="ffn.lin2", layers="distilbert.transformer.layer"
     ),
-    "fnet": _bert(kinds="idm", added=None, layers="fnet.encoder.layer"),
+    "fnet": _bert(kinds="idm", added=None, layers="fnet.encoder.layer", why="a Fourier transform"),
     "gte": Architecture(
         added="+a |post_attention_layernorm +m |post_mlp_layernorm",
         layers="gte.layers",
@@ -270,12 +230,12 @@ _ROWS = {
         norm=None,
         gated="gelu",
     ),
-    "ibert": _bert(added=None, layers="ibert.encoder.layer"),
+    "ibert": _bert(added=None, layers="ibert.encoder.layer", why="integer arithmetic"),
     "jina_embeddings_v3": _bert(
         added="+a |post_attention_layernorm +m |post_mlp_layernorm", down="mlp.fc2", layers="roberta.layers"
     ),
     "layoutlm": _bert(layers="layoutlm.encoder.layer"),
-    "mobilebert": _bert(added=None, layers="mobilebert.encoder.layer"),
+    "mobilebert": _bert(added=None, layers="mobilebert.encoder.layer", why="a bottleneck around it"),
     "modernvbert": Architecture(
         down="mlp.Wo", layers="model.text_model.layers", norm="model.text_model.final_norm", gated="gelu"
     ),
@@ -288,12 +248,12 @@ _ROWS = {
     "tapas": _bert(layers="tapas.encoder.layer"),
     "yoso": _bert(layers="yoso.encoder.layer"),
     "bamba": Architecture(down="feed_forward.down_proj", norm="model.final_layernorm"),
-    "gemma3n_text": Architecture(added=None, merged=True, gated="tanh"),
+    "gemma3n_text": Architecture(added=None, merged=True, gated="tanh", why="several streams"),
     "lfm2_moe": Architecture(kinds="2*qoaigdm,2*qoarm", down="feed_forward.w2", norm="model.embedding_norm"),
-    "esmc": Architecture(added=None, layers="esmc.layers", norm="esmc.norm"),
+    "esmc": Architecture(added=None, layers="esmc.layers", norm="esmc.norm", why="scaled"),
     "dbrx": _moe(layers="transformer.blocks", norm="transformer.norm_f"),
-    "gemma4_text": Architecture(kinds="qoairgdmM", added=None, merged=True, gated="tanh", router=False),
-    "qwen4_exp_text": _moe(kinds="qoarGDSm", added=None, ends="e", norm=None, merged=True),
+    "gemma4_text": Architecture(kinds="qoairgdmM", added=None, merged=True, gated="tanh", router=False, why="scaled"),
+    "qwen4_exp_text": _moe(kinds="qoarGDSm", added=None, ends="e", norm=None, merged=True, why="several streams"),
     "bart:encoder blenderbot-small:encoder marian:encoder mvp:encoder plbart:encoder": _bart(layers="layers"),
     "bigbird_pegasus:encoder": _bart(kinds="aidm", added="+a +m", layers="layers", merged=True),
     "blenderbot:encoder m2m_100:encoder mbart:encoder pegasus:encoder": _gpt(
@@ -319,6 +279,10 @@ _ROWS = {
         norm="text_model.norm",
         gated="tanh",
     ),
+    "gemma4": _vl(added=None, merged=True, gated="tanh", why="scaled"),
+    "cosmos3_edge": _vl(kinds="qoaidm", down="mlp.fc2"),
+    "glm5_next": _vl(kinds="qoaigdm,qoarGDSm,qoaigdm,qoarGDSm", added=None, merged=True, why="several streams"),
+    "esm": _gpt(down="output.dense", layers="esm.encoder.layer", norm="esm.encoder.emb_layer_norm_after"),
 }
 ARCHITECTURES = {name: row for names, row in _ROWS.items() for name in names.split()}
 

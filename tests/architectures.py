@@ -57,6 +57,9 @@ _MROPE = dict(rope_parameters=dict(rope_type="default", rope_theta=10000.0, mrop
 _HALF_MROPE = dict(
     rope_parameters=dict(rope_type="default", rope_theta=10000.0, partial_rotary_factor=0.5, mrope_section=[1, 1, 0])
 )
+_INDEXER = dict(
+    indexer_n_heads=2, indexer_kv_heads=1, indexer_head_dim=8, indexer_budget=4, indexer_compress_ratio=2, hc_count=2
+)
 
 # What a config needs besides.
 CHANGES = {
@@ -77,6 +80,9 @@ CHANGES = {
     "axk1": dict(n_group=2, topk_group=1),
     "bailing_hybrid": dict(num_experts_per_tok=2, num_expert_group=2, topk_group=1),
     "beam": dict(n_group=2, topk_group=1),
+    "deepseek_v32": dict(n_group=2, topk_group=1, index_n_heads=2, index_head_dim=16, index_topk=4),
+    "glm_moe_dsa": dict(index_n_heads=2, index_head_dim=16, index_topk=4),
+    "esm": dict(vocab_size=64, pad_token_id=1, mask_token_id=4),
     "deepseek_v2": dict(num_experts_per_tok=2),
     "qwen2_vl": dict(text_config=_MROPE),
     "qwen2_5_vl": dict(text_config=_MROPE),

@@ -202,4 +202,6 @@ def test_layers_of_other_remote_code_are_found_by_names(model):
     layers, parts, expected = REMOTE[model]
     root = Named(transformer=Named(**{layers: nn.ModuleList([Named(**parts), Named(**parts)])}))
     sites = [site for site in find_sites(root, "gemm").sites if site.layer == 1]
-    assert [f"{site.kind} {site.path.removeprefix(f'transformer.{layers}.1').lstrip('.')}" for site in sites] == expected
+    assert [
+        f"{site.kind} {site.path.removeprefix(f'transformer.{layers}.1').lstrip('.')}" for site in sites
+    ] == expected
