@@ -17,7 +17,7 @@ class Recorder(TrainerCallback):
     """Stands where a reporter stands: before the callbacks that a user gives."""
 
     def __init__(self):
-        self.logs, self.hooks, self.evaluated = [], [], 0
+        self.logs, self.hooks, self.evaluations = [], [], []
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         self.logs.append((state.global_step, dict(logs)))
@@ -29,12 +29,12 @@ class Recorder(TrainerCallback):
         self.hooks.append((state.global_step + 1, count_hooks(model)))
 
     def on_prediction_step(self, args, state, control, model=None, **kwargs):
-        assert not count_hooks(model)
-        self.evaluated += 1
+        self.evaluations.append((state.global_step, count_hooks(model)))
 
-    def measured(self) -> dict[int, dict]:
+    def measured(self, prefix: str = "") -> dict[int, dict]:
         """By step: the logs with our names."""
-        return {step: logs for step, logs in self.logs if any(name.startswith("maxact/") for name in logs)}
+        ours = ((step, {k: v for k, v in logs.items() if k.startswith(f"{prefix}maxact/")}) for step, logs in self.logs)
+        return {step: logs for step, logs in ours if logs}
 
 
 def count_hooks(model) -> int:
@@ -79,7 +79,7 @@ def test_a_few_hundred_steps_are_logged_where_a_reporter_sees_them(tmp_path):
         assert logs.keys() == names | {"maxact/M", "maxact/n_nonfinite"}
         assert all(type(value) is float for value in logs.values())
         assert logs["maxact/M"] == max(logs[f"maxact/{site}/absmax"] for site in HIDDEN) > 0
-        assert logs | {"step": step} in trainer.state.log_history
+        assert logs | {"step": step, "epoch": step / 16} in trainer.state.log_history
     assert len({logs["maxact/M"] for logs in measured.values()}) == 6  # each of its own step
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     assert len(losses) == 4  # that of step 200, which is measured, too
@@ -99,8 +99,27 @@ def test_hooks_are_there_in_measured_steps_only_and_never_in_evaluation(tmp_path
     recorder = Recorder()
     train(tmp_path, 9, [recorder, maxact.TrainerCallback(every=4)], eval_strategy="steps", eval_steps=4)
     assert {step for step, n in recorder.hooks if n} == {1, 4, 8}
-    assert recorder.evaluated and len(recorder.hooks) == 9
-    assert not any(name.startswith("eval_maxact") for _, logs in recorder.logs for name in logs)
+    assert recorder.evaluations == [(4, 0), (8, 0), (9, 0)] and len(recorder.hooks) == 9
+    assert not recorder.measured("eval_")
+
+
+def test_evaluation_is_measured_if_asked_and_on_its_own(tmp_path):
+    recorder, model = Recorder(), tiny("llama")
+    callbacks = [recorder, maxact.TrainerCallback(every=100, evaluation=True)]
+    trainer = train(tmp_path, 9, callbacks, model, eval_strategy="steps", eval_steps=4)
+    assert {step for step, n in recorder.hooks if n} == {1}
+    assert [step for step, n in recorder.evaluations if n] == [4, 8, 9] == list(recorder.measured("eval_"))
+    assert len([row for row in trainer.state.log_history if "eval_maxact/M" in row]) == 3
+    with maxact.attach(model, HIDDEN) as probe:
+        trainer.evaluate()
+        expected = {f"eval_{name}": value for name, value in probe.scalars().items()}
+    assert recorder.measured("eval_")[9] == expected  # of the model as it was then, and is
+
+
+def test_evaluation_at_the_end_of_an_epoch_is_measured_too(tmp_path):
+    recorder = Recorder()
+    train(tmp_path, 32, [recorder, maxact.TrainerCallback(evaluation=True)], eval_strategy="epoch")
+    assert list(recorder.measured("eval_")) == [16, 32]
 
 
 def test_a_measurement_is_of_all_micro_batches_of_a_step_without_their_padding(tmp_path):
