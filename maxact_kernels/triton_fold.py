@@ -17,7 +17,6 @@ def fold_kernel(
     n_samples, first_tie, KIND: tl.constexpr, NAMED: tl.constexpr, COUNTS: tl.constexpr, MEDIANS: tl.constexpr,
     INT8: tl.constexpr, SAMPLES: tl.constexpr, MAX_TOPK: tl.constexpr, FOLLOWS: tl.constexpr,
 ):  # fmt: skip
-    B.await_the_one_before(FOLLOWS)
     book_ptr = book_ptr.to(tl.pointer_type(tl.int64))
     pid, n_programs = tl.program_id(0), tl.num_programs(0)
     piece = (n_rows + n_programs - 1) // n_programs
@@ -34,7 +33,6 @@ def fold_kernel(
     first_token = tl.load(B.field(book_ptr, B.N_TOKENS, tl.int64))
 
     k = tl.arange(0, MAX_TOPK)
-    bar = tl.min(tl.load(book_ptr + B.SLOTS + k, mask=k < topk, other=9223372036854775807), axis=0)
     kept_values = B.field(book_ptr, B.TOPK_VALUES, tl.int32)
     if pid == 0:
         _begin_list(book_ptr, kept_values, k, topk)
@@ -42,6 +40,8 @@ def fold_kernel(
     # Elements below the last of a full list have no place in it.
     last = tl.load(kept_values + topk - 1) & 0x7FFFFFFF
     last = tl.where(last > 0x7F800000, 0, last)
+    B.await_the_one_before(FOLLOWS)
+    bar = tl.min(tl.load(book_ptr + B.SLOTS + k, mask=k < topk, other=9223372036854775807), axis=0)
 
     # Records, one a lane; ids are rows where nobody named them.
     none = tl.full([BLOCK], 9223372036854775807, tl.int64)

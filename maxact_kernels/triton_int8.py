@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .triton_words import FP16, FP32, high_value, low_value, total_of
+from .triton_words import FP16, FP32, add_five, high_value, low_value, parts_of_sum
 
 _ROUND = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding it leaves a rounded integer, ties to even
 
@@ -33,10 +33,10 @@ _LIFT_BF16, _LIFT_FP32 = _asm(_UNPACK[0], _LIFT), _asm(_UNPACK[2], _LIFT)
 
 
 @triton.jit
-def int8_sums(words, m, whole, KIND: tl.constexpr, PACKED: tl.constexpr, R: tl.constexpr, L: tl.constexpr,
+def int8_sums(words, parts, m, whole, KIND: tl.constexpr, PACKED: tl.constexpr, R: tl.constexpr, L: tl.constexpr,
               K: tl.constexpr):  # fmt: skip
-    """Of magnitudes, sums of x^2, |x|, err^2 and |err| of each row, float64: 0 for rows that are not whole and rows of
-    zeros. 4 of [R]"""
+    """Of magnitudes the sum that `parts` [R, L] are parts of, then those of x^2, |x|, err^2 and |err| of each row, float64, all
+    exchanged at once. Of rows that are not whole and rows of zeros the last four are 0. 5 of [R]"""
     counted = whole & (m > 0)
     # Powers of two that bring m to where squares and 127 / m are float32. Numbers of fp16 are there.
     small, large = m < 8.673617379884035e-19, m > 1.152921504606847e18  # 2^-60, 2^60
@@ -52,8 +52,13 @@ def int8_sums(words, m, whole, KIND: tl.constexpr, PACKED: tl.constexpr, R: tl.c
     unit = 1.0 / lift.to(tl.float64)
     scale = m.to(tl.float64) * (1.0 / 127)
     keep = tl.where(counted, 1.0, 0.0).to(tl.float64)
-    total = total_of(words, KIND, PACKED, R, L, K)  # they have no signs
-    return sums[0] * (unit * unit) * keep, total * keep, sums[1] * (scale * scale) * keep, sums[2] * scale * keep
+    magnitudes = parts_of_sum(words, KIND, PACKED, R, L, K)
+    total, square, absolute, error_square, error_total = tl.reduce(
+        (parts.to(tl.float64), sums[0].to(tl.float64), magnitudes.to(tl.float64), sums[1].to(tl.float64), sums[2].to(tl.float64)),
+        1, add_five)  # fmt: skip
+    return (
+        total, square * (unit * unit) * keep, absolute * keep, error_square * (scale * scale) * keep,
+        error_total * scale * keep)  # fmt: skip
 
 
 @triton.jit
@@ -81,9 +86,7 @@ def _sums(words, inverse, lift, LIFTED: tl.constexpr, KIND: tl.constexpr, PACKED
             square += part[0]
             error_square += part[1]
             error_total += part[2]
-    return (
-        tl.sum(square.to(tl.float64), axis=1), tl.sum(error_square.to(tl.float64), axis=1),
-        tl.sum(error_total.to(tl.float64), axis=1))  # fmt: skip
+    return square, error_square, error_total
 
 
 @triton.jit

@@ -67,7 +67,7 @@ def kernels(o: Options, arch: int, aligned: bool, masked: bool, named: bool) -> 
     reads = {**common, "MASKED": masked, "COUNTS": o.counts, "INT8": o.int8_per_token, "LEADS": arch >= 90}
     common["FOLLOWS"] = arch >= 90
     lists = {**common, "MASKED": masked, "MAX_TOPK": triton.next_power_of_2(o.topk), "N_PIECES": B.N_FOLDING}
-    cols = min(8192, max(256, triton.next_power_of_2(o.d)))
+    cols = min(4096, max(256, triton.next_power_of_2(o.d)))
     folds = {"COUNTS": o.counts, "MEDIANS": o.medians, "INT8": o.int8_per_token, "SAMPLES": o.n_samples > 0}
     tiles = {}
     if shape is not None:
@@ -79,7 +79,7 @@ def kernels(o: Options, arch: int, aligned: bool, masked: bool, named: bool) -> 
         "read": (read_kernel, {**tiles, **reads}, shape.warps) if shape else (slow_kernel, reads, 4),
         "fold": (fold_kernel, {**common, **folds, "MAX_TOPK": lists["MAX_TOPK"]}, 4),
         "list": (list_kernel, {**lists, "COLS": cols}, max(4, cols // 512)),
-        "order": (order_kernel, {**lists, "MINE": 32, "OTHERS": 256 if arch else 1024}, 4),
+        "order": (order_kernel, {**lists, "MINE": 8 if arch else 32, "OTHERS": 256 if arch else 1024}, 4),
     }
     pointers = ("book_ptr", "rows_ptr", "x_ptr") if aligned else ("book_ptr", "rows_ptr")
     # As many registers as leave room for the programs of a multiprocessor.

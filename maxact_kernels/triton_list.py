@@ -24,21 +24,24 @@ def list_kernel(
 ):  # fmt: skip
     """Each program takes some candidates: the rank of one by (m_t descending, id, first feature of m_t, sign), all told
     apart; if it is among the k first, its k - rank first elements, since `rank` elements come before all of them."""
-    B.await_the_one_before(FOLLOWS)
     book_ptr = book_ptr.to(tl.pointer_type(tl.int64))
     tops = B.column(rows_ptr, capacity, B.TOP, tl.int32)
     candidates = B.column(rows_ptr, capacity, B.CANDIDATE, tl.int32)
     places = B.column(rows_ptr, capacity, B.PLACE, tl.int64)
     ids = ids_ptr.to(tl.pointer_type(tl.int64)) if NAMED else book_ptr
+    entries = B.field(book_ptr, B.ENTRIES, tl.int64)
+    last = tl.load(B.field(book_ptr, B.TOPK_VALUES, tl.int32) + topk - 1) & 0x7FFFFFFF
+    B.await_the_one_before(FOLLOWS)
     n_candidates = tl.load(book_ptr + B.N_CANDIDATES).to(tl.int32)
+    first_token = tl.load(book_ptr + B.FIRST_TOKEN)
     k = tl.arange(0, MAX_TOPK)
     bar = tl.min(tl.load(book_ptr + B.SLOTS + k, mask=k < topk, other=9223372036854775807), axis=0)
-    last = tl.load(B.field(book_ptr, B.TOPK_VALUES, tl.int32) + topk - 1) & 0x7FFFFFFF
     least = tl.maximum((bar >> 32).to(tl.int32), tl.where(last > 0x7F800000, 0, last))
-    first_token = tl.load(book_ptr + B.FIRST_TOKEN)
     piece = (n_rows + n_pieces - 1) // n_pieces
     for i in range(tl.program_id(0), n_candidates, tl.num_programs(0)):
         row = tl.load(candidates + i)
+        offset = B.row_offset(row, n_rows, inner, inner_stride, outer_stride)
+        first = _elements(x_ptr, offset, 0, d, KIND, COLS)
         top = tl.load(tops + row)
         id, place = row.to(tl.int64), row.to(tl.int64)
         if NAMED:
@@ -60,33 +63,31 @@ def list_kernel(
         if rank < topk:
             if not NAMED:
                 id = B.default_id(book_ptr, tops, row, n_rows, piece, first_token, MASKED, N_PIECES)
-            offset = B.row_offset(row, n_rows, inner, inner_stride, outer_stride)
-            _list_row(x_ptr, book_ptr, offset, d, id, top, least, tl.minimum(tl.maximum(topk - rank, AT_LEAST), topk), KIND, COLS)
+            _list_row(first, x_ptr, book_ptr, entries, offset, d, id, top, least, tl.minimum(tl.maximum(topk - rank, AT_LEAST), topk), KIND, COLS)
 
 
 @triton.jit
-def _magnitudes(x_ptr, offset, start, d, KIND: tl.constexpr, COLS: tl.constexpr):
-    """Of COLS elements of a row from `start` on, as bits of float32; inf where there is none, or one that is not finite."""
+def _elements(x_ptr, offset, start, d, KIND: tl.constexpr, COLS: tl.constexpr):
+    """COLS elements of a row from `start` on, as bits of float32; nan where there is none."""
     feature = start + tl.arange(0, COLS)
-    bits = B.element_bits(x_ptr, offset + feature, feature < d, KIND) & 0x7FFFFFFF
-    return tl.where(feature < d, tl.minimum(bits, 0x7F800000), 0x7F800000)
+    return tl.where(feature < d, B.element_bits(x_ptr, offset + feature, feature < d, KIND), 0x7FC00000)
 
 
 @triton.jit
 def _count_from(first, x_ptr, offset, d, least, KIND: tl.constexpr, COLS: tl.constexpr):
-    """How many finite elements of a row have a magnitude of at least `least`; `first`: its first COLS magnitudes. int32"""
-    n = ((first >= least) & (first < 0x7F800000)).to(tl.int32)
+    """How many finite elements of a row have a magnitude of at least `least`; `first`: its first COLS elements. int32"""
+    magnitude = first & 0x7FFFFFFF
+    n = ((magnitude >= least) & (magnitude < 0x7F800000)).to(tl.int32)
     for start in range(COLS, d, COLS):
-        bits = _magnitudes(x_ptr, offset, start, d, KIND, COLS)
-        n += ((bits >= least) & (bits < 0x7F800000)).to(tl.int32)
+        magnitude = _elements(x_ptr, offset, start, d, KIND, COLS) & 0x7FFFFFFF
+        n += ((magnitude >= least) & (magnitude < 0x7F800000)).to(tl.int32)
     return tl.sum(n, axis=0)
 
 
 @triton.jit
-def _list_row(x_ptr, book_ptr, offset, d, id, top, least, most, KIND: tl.constexpr, COLS: tl.constexpr):
+def _list_row(first, x_ptr, book_ptr, entries, offset, d, id, top, least, most, KIND: tl.constexpr, COLS: tl.constexpr):
     """List the elements of a row from `least` on, but only the first `most` by (|x| descending, feature)."""
     STEP: tl.constexpr = 65536 if KIND == 0 else 8192 if KIND == 1 else 1  # between numbers of the element type
-    first = _magnitudes(x_ptr, offset, 0, d, KIND, COLS)
     n = _count_from(first, x_ptr, offset, d, least, KIND, COLS)
     floor = least - 1  # all above it are listed, and of those that equal it n_equal
     n_equal = n * 0
@@ -101,26 +102,29 @@ def _list_row(x_ptr, book_ptr, offset, d, id, top, least, most, KIND: tl.constex
             n_above = tl.where(n >= most, n_above, n)
             high = tl.where(n >= most, high, middle)
         n_equal = most - n_above
-        n = most + n * 0
-    entries = B.field(book_ptr, B.ENTRIES, tl.int64)
+    n_equal = _list_part(first, 0, book_ptr, entries, id, floor, n_equal, COLS)
+    for start in range(COLS, d, COLS):
+        bits = _elements(x_ptr, offset, start, d, KIND, COLS)
+        n_equal = _list_part(bits, start, book_ptr, entries, id, floor, n_equal, COLS)
+
+
+@triton.jit
+def _list_part(bits, start, book_ptr, entries, id, floor, n_equal, COLS: tl.constexpr):
+    """List what is above `floor`, and the first n_equal of what equals it. Returns what is left of n_equal."""
+    magnitude = bits & 0x7FFFFFFF
+    finite = magnitude < 0x7F800000
+    equal = (finite & (magnitude == floor)).to(tl.int32)
+    n_here = tl.sum(equal, axis=0)
+    if n_here > n_equal:
+        equal = equal & (tl.cumsum(equal, axis=0) <= n_equal).to(tl.int32)
+    listed = (finite & (magnitude > floor)) | (equal > 0)
+    # Few, and in any order.
     counter = book_ptr + B.N_ENTRIES + tl.zeros([COLS], tl.int64)
-    for start in range(0, d, COLS):
-        feature = start + tl.arange(0, COLS)
-        bits = B.element_bits(x_ptr, offset + feature, feature < d, KIND)
-        magnitude = bits & 0x7FFFFFFF
-        finite = (feature < d) & (magnitude < 0x7F800000)
-        listed, equal = finite & (magnitude > floor), (finite & (magnitude == floor)).to(tl.int32)
-        n_here = tl.sum(equal, axis=0)
-        if n_here > n_equal:
-            equal = (equal & (tl.cumsum(equal, axis=0) <= n_equal).to(tl.int32))
-        n_equal = tl.maximum(n_equal - n_here, 0)
-        listed = listed | (equal > 0)
-        # Few, and in any order.
-        at = tl.atomic_add(counter, tl.full([COLS], 1, tl.int64), mask=listed, sem="relaxed")
-        to = entries + at * 3
-        tl.store(to, bits.to(tl.int64), mask=listed)
-        tl.store(to + 1, id + tl.zeros([COLS], tl.int64), mask=listed)
-        tl.store(to + 2, feature.to(tl.int64), mask=listed)
+    at = tl.atomic_add(counter, tl.full([COLS], 1, tl.int64), mask=listed, sem="relaxed")
+    tl.store(entries + at * 3, bits.to(tl.int64), mask=listed)
+    tl.store(entries + at * 3 + 1, id + tl.zeros([COLS], tl.int64), mask=listed)
+    tl.store(entries + at * 3 + 2, start + tl.arange(0, COLS).to(tl.int64), mask=listed)
+    return tl.maximum(n_equal - n_here, 0)
 
 
 @triton.jit
@@ -130,14 +134,16 @@ def order_kernel(
     OTHERS: tl.constexpr, FOLLOWS: tl.constexpr,
 ):  # fmt: skip
     """Six programs close the books, a part each; each of the others ranks MINE entries at a time, by counting those before."""
-    B.await_the_one_before(FOLLOWS)
     book_ptr = book_ptr.to(tl.pointer_type(tl.int64))
+    entries = B.field(book_ptr, B.ENTRIES, tl.int64)
+    values, ids = B.field(book_ptr, B.TOPK_VALUES, tl.int32), B.field(book_ptr, B.TOPK_TOKEN_IDS, tl.int64)
+    features = B.field(book_ptr, B.TOPK_FEATURES, tl.int64)
+    B.await_the_one_before(FOLLOWS)
     pid, n_programs = tl.program_id(0) - N_CLOSING, tl.num_programs(0) - N_CLOSING
     if pid < 0:
         _close(-pid, book_ptr, rows_ptr, n_rows, capacity, topk, n_pieces, n_ties, KIND, MASKED, NAMED, MAX_TOPK, N_PIECES)
     else:
         n = tl.load(book_ptr + B.N_ENTRIES).to(tl.int32)
-        entries = B.field(book_ptr, B.ENTRIES, tl.int64)
         for start in range(pid * MINE, n, n_programs * MINE):
             i = start + tl.arange(0, MINE)
             mine = i < n
@@ -158,9 +164,9 @@ def order_kernel(
                 before = (other_key > key) | ((other_key == key) & before)
                 rank += tl.sum((before & inside[None, :]).to(tl.int32), axis=1)
             kept = mine & (rank < topk)
-            tl.store(B.field(book_ptr, B.TOPK_VALUES, tl.int32) + rank, value, mask=kept)
-            tl.store(B.field(book_ptr, B.TOPK_TOKEN_IDS, tl.int64) + rank, id, mask=kept)
-            tl.store(B.field(book_ptr, B.TOPK_FEATURES, tl.int64) + rank, feature, mask=kept)
+            tl.store(values + rank, value, mask=kept)
+            tl.store(ids + rank, id, mask=kept)
+            tl.store(features + rank, feature, mask=kept)
 
 
 @triton.jit

@@ -25,8 +25,8 @@ from .triton_words import (
     load_words,
     low_value,
     mean_key,
+    parts_of_sum,
     smallest,
-    total_of,
     without_signs,
 )
 
@@ -106,7 +106,7 @@ def read_kernel(
         id = tl.load(ids_ptr.to(tl.pointer_type(tl.int64)) + row, mask=on, other=0) if NAMED else row
         slot = tl.load(slots + row % topk)
 
-        top, total = largest_magnitude(words, KIND, PACKED, R, L, K), total_of(words, KIND, PACKED, R, L, K)
+        top, parts = largest_magnitude(words, KIND, PACKED, R, L, K), parts_of_sum(words, KIND, PACKED, R, L, K)
         words = without_signs(words, KIND, K)
         odd = on & (top >= ODD)
         if any_of(odd):
@@ -143,10 +143,13 @@ def read_kernel(
         if COUNTS:
             count_words(words, table, top, least, zeros, pads, book_ptr, KIND, PACKED, R, L, K, N_BINS)
         if INT8:
-            addends = int8_sums(words, m, on, KIND, PACKED, R, L, K)
+            addends = int8_sums(words, parts, m, on, KIND, PACKED, R, L, K)
+            total = addends[0]
             for i in tl.static_range(4):
                 int8 = B.column(rows_ptr, capacity, B.INT8, tl.float64) + i * capacity.to(tl.int64)
-                tl.store(int8 + row, addends[i], mask=row < n_rows)
+                tl.store(int8 + row, addends[i + 1], mask=row < n_rows)
+        else:
+            total = tl.sum(parts.to(tl.float64), axis=1)
         if MEDIANS:
             needs = on
         else:

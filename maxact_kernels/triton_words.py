@@ -201,8 +201,8 @@ def largest_magnitude(words, KIND: tl.constexpr, PACKED: tl.constexpr, R: tl.con
 
 
 @triton.jit
-def total_of(words, KIND: tl.constexpr, PACKED: tl.constexpr, R: tl.constexpr, L: tl.constexpr, K: tl.constexpr):
-    """The sum of each row. [R] float64
+def parts_of_sum(words, KIND: tl.constexpr, PACKED: tl.constexpr, R: tl.constexpr, L: tl.constexpr, K: tl.constexpr):
+    """Numbers whose sum is that of the row. [R, L] float32
 
     By matrix units chains of four steps, each of which cuts where others round, then of K / 4 additions: at most 4 * 2^-23 +
     K / 4 * 2^-24 of the sum of |x| is lost, 1e-6 for K <= 32. Else float32 adds chains of 4 words, K / 4 of those and the
@@ -223,7 +223,12 @@ def total_of(words, KIND: tl.constexpr, PACKED: tl.constexpr, R: tl.constexpr, L
             chain = value if k % 4 == 0 else chain + value
         if k % 4 == 3 or k == K - 1:
             whole += chain
-    return tl.sum(whole.to(tl.float64), axis=1)
+    return whole
+
+
+@triton.jit
+def add_five(a, b, c, d, e, f, g, h, i, j):
+    return a + f, b + g, c + h, d + i, e + j
 
 
 @triton.jit
