@@ -98,10 +98,9 @@ def fold_kernel(
             add_exactly(square_bins, wide * wide, finite)
             _count_ratios(table, top, r_bits, has_ratio)
         if INT8:
-            for i in tl.static_range(4):
-                int8 = B.column(rows_ptr, capacity, B.INT8, tl.float64) + i * capacity.to(tl.int64)
-                addends = tl.load(int8 + row, mask=inside, other=0.0)
-                add_exactly(B.field(book_ptr, B.INT8_SQUARE_SUM + i, tl.int64), addends, on)
+            int8 = B.column(rows_ptr, capacity, B.INT8, tl.float64) + tl.arange(0, 4)[:, None] * capacity.to(tl.int64)
+            addends = tl.load(int8 + row[None, :], mask=inside[None, :], other=0.0)
+            _add_four_exactly(book_ptr + B.INT8_SQUARE_SUM, addends, on)
 
         # Of the rows in the order (m_t descending, id) the k first hold all of the k largest elements.
         wanted = (top >= 0) & (B.row_key(top, row, id, NAMED) >= bar) & (top >= last)
@@ -146,16 +145,21 @@ def fold_kernel(
 
 
 @triton.jit
-def add_exactly(bins, addends, on):
-    """Add float64 addends, each rounded to 24 significant bits, to an exact sum."""
+def _split(addends, on):
+    """Of float64 addends, rounded to 24 significant bits, the signed integers and the bins: -1 where there is nothing to add."""
     bits = addends.to(tl.int64, bitcast=True)
     significand = (bits & 4503599627370495) | 4503599627370496
     index = ((bits >> 52) & 2047).to(tl.int32) - 638  # the exponent as frexp has it, from 2^-384
     rest = significand & 536870911
     mantissa = significand >> 29
     mantissa += ((rest > 268435456) | ((rest == 268435456) & (mantissa & 1 == 1))).to(tl.int64)
-    mantissa = tl.where(bits < 0, -mantissa, mantissa)
-    index = tl.where(on & (index >= 0), index, -1)
+    return tl.where(bits < 0, -mantissa, mantissa), tl.where(on & (index >= 0), index, -1)
+
+
+@triton.jit
+def add_exactly(bins, addends, on):
+    """Add addends [BLOCK] to an exact sum."""
+    mantissa, index = _split(addends, on)
     window = tl.arange(0, _WINDOW)
     most = tl.max(index, axis=0)
     while most >= 0:
@@ -164,6 +168,20 @@ def add_exactly(bins, addends, on):
         tl.atomic_add(bins + exponents, sums, mask=sums != 0, sem="relaxed")
         index = tl.where(index > most - _WINDOW, -1, index)
         most = tl.max(index, axis=0)
+
+
+@triton.jit
+def _add_four_exactly(fields, addends, on):
+    """Add addends [4, BLOCK] to four exact sums, whose addresses follow each other in the book, an exponent of each at a time."""
+    mantissa, index = _split(addends, on[None, :])
+    bins = tl.load(fields + tl.arange(0, 4)).to(tl.pointer_type(tl.int64))
+    most = tl.max(index, axis=1)
+    while tl.max(most, axis=0) >= 0:
+        mine = index == most[:, None]
+        sums = tl.sum(tl.where(mine, mantissa, 0), axis=1)
+        tl.atomic_add(bins + most, sums, mask=(most >= 0) & (sums != 0), sem="relaxed")
+        index = tl.where(mine, -1, index)
+        most = tl.max(index, axis=1)
 
 
 @triton.jit
