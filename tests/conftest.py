@@ -37,7 +37,7 @@ def chromium():
 
     with sync_playwright() as playwright:
         options = "headless no-sandbox disable-gpu no-first-run disable-background-networking disable-component-update"
-        options += " disable-sync"
+        options += " disable-sync disable-dev-shm-usage"
         browser = playwright.chromium.launch(executable_path=path, args=[f"--{option}" for option in options.split()])
         yield browser
         browser.close()

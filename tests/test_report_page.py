@@ -50,6 +50,22 @@ def test_trajectories_name_the_layer_that_jumps(shown):
     assert shown.link() == "#trajectories.kind=1&trajectories.y=crest&trajectories.x=layer"
 
 
+@pytest.mark.parametrize("absmax, shape, layer", [
+    ([10, 10, 10, 5000, 5000, 5000, 900], "jump-and-plateau", 3),
+    ([10, 20, 40, 80, 160, 320, 640], "gradual", 1),
+    ([10, 12, 9, 11, 30, 35, 30], "gradual", 4),
+    ([10, 10, 10, 10, 10, 10, 9000], "a jump without a plateau", 6),
+    ([10, 10, 5000, 20, 20, 20, 20], "a jump without a plateau", 2),
+    ([100, 90, 80, 70, 60, 50, 40], "gradual", 1),
+])  # fmt: skip
+def test_a_jump_is_told_from_a_gradual_rise(shown, absmax, shape, layer):
+    sites = [{"layer": i, "absmax": value} for i, value in enumerate(absmax)]
+    found = shown.tab.evaluate(
+        "(sites) => { const jump = jumpOf(sites); return [jump.shape, jump.site.layer]; }", sites
+    )
+    assert found == [shape, layer]
+
+
 def test_a_run_that_is_switched_off_is_drawn_nowhere(shown):
     assert "two:" in shown.finding("trajectories")
     shown.tab.uncheck('.card:nth-child(2) input[name="runs"]')
@@ -125,6 +141,9 @@ def test_tab_reaches_every_control_and_plot(shown):
 def test_navigation_goes_to_the_explorer_and_the_link_keeps_it(shown):
     shown.tab.click('nav button:has-text("Layer by site")')
     assert "at=map" in shown.link()
+    assert shown.tab.eval_on_selector_all('nav [aria-current="true"]', "all => all.map(b => b.textContent)") == [
+        "Layer by site"
+    ]
     top = "document.getElementById('map').getBoundingClientRect().top"
     assert abs(shown.tab.evaluate(top)) < 200 or shown.tab.evaluate(
         "scrollY + innerHeight >= document.body.scrollHeight - 2"

@@ -33,12 +33,17 @@ function go(e) {
   e.section.focus({ preventScroll: true });
 }
 
-const bar = el("div");
+const bar = el("div"), buttons = new Map();
 for (const e of EXPLORERS) {
   const button = el("button", { type: "button", textContent: e.title });
   button.addEventListener("click", () => go(e));
   bar.append(button);
+  buttons.set(e.section, button);
 }
+// The section in the upper part of the window is the current one.
+const watcher = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) buttons.get(target).setAttribute("aria-current", isIntersecting);
+}, { rootMargin: "-20% 0px -79% 0px" });
 const cards = el("div", { className: "cards" });
 const showCards = () => cards.replaceChildren(...RUNS.map(card));
 showCards();
@@ -64,6 +69,7 @@ addEventListener("hashchange", () => {
   redrawAll();
   arrive();
 });
+EXPLORERS.forEach((e) => watcher.observe(e.section));
 let lastWidth = innerWidth, resizing = 0;
 addEventListener("resize", () => {
   if (innerWidth === lastWidth) return; // phones change the height as their bars come and go

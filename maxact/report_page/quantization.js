@@ -47,13 +47,13 @@ explorer("quantization", "Quantization", (self) => {
           points.forEach((p, i) => {
             if (!p) return;
             plot.svg.append(node("circle", { cx: p[0], cy: p[1], r: hollow ? 3 : 2.6, class: `c${run.colour}`, fill: hollow ? "var(--paper)" : "currentColor", stroke: "currentColor" }));
-            marks.push({ x: p[0], y: p[1], series: `${run.index} ${hollow}`, title: `${run.label} · ${found[i].site.name}`, rows: () => rows(found[i]) });
+            marks.push({ x: p[0], y: p[1], open: hollow, series: `${run.index} ${hollow}`, title: `${run.label} · ${found[i].site.name}`, rows: () => rows(found[i]) });
           });
         };
         if (second) draw(second, { "stroke-dasharray": "2 3", "stroke-width": 1.4 }, true);
         draw(read, { "stroke-dasharray": run.dash, "stroke-width": 2.2 }, false);
       }
-      return [plot, marks];
+      return [plot, marks.sort((a, b) => a.open - b.open)];
     };
     const both = [...finite.map((e) => e.sqnr), ...all.map((e) => e.site.per_token_db).filter(Number.isFinite), 22];
     const y = { min: Math.floor(Math.min(0, ...both) / 5) * 5, max: Math.ceil(Math.max(...both) / 5) * 5, label: "SQNR, dB" };
