@@ -128,6 +128,7 @@ for _name, _arguments, _implementation in (
     ("see", ", Tensor x", _see),
     ("leave", "", _leave),
 ):
-    _library.define(f"{_name}({_TO}{_arguments}) -> ()")
+    # What they allocate must outlast a graph: the compiler's own CUDA graphs end before them and begin again after.
+    _library.define(f"{_name}({_TO}{_arguments}) -> ()", tags=(torch.Tag.cudagraph_unsafe,))
     _library.impl(_name, _implementation, "CompositeExplicitAutograd")
     _library.impl(_name, lambda *arguments: None, "Meta")

@@ -10,7 +10,7 @@ from maxact_kernels import ProbeState
 
 from .sites import Site
 from .split import Shards
-from .tokens import Tokens
+from .tokens import Tokens, refuse_capture
 
 Key = tuple[str, str | None]  # a site's name, and a group of its tokens or None for all of them
 
@@ -43,11 +43,7 @@ class SiteStates:
     def _state(self, key: Key, x: torch.Tensor, options: dict) -> ProbeState:
         state = self._states.get(key)
         if state is None:
-            if x.is_cuda and torch.cuda.is_current_stream_capturing():
-                raise RuntimeError(
-                    "a CUDA graph is being captured, and no tensor came here before; run the model once before the "
-                    "capture, so that the memory is there"
-                )
+            refuse_capture(x.device)
             state = self._states[key] = ProbeState(x.shape[-1], x.dtype, x.device, **options)
         return state
 

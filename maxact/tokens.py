@@ -110,6 +110,7 @@ class TokenNamer:
         """Samples [B, 1] or [B, S], and positions in them [S] or [B, S]."""
         device = positions.device
         if self.next is None:
+            refuse_capture(device)
             with torch.inference_mode(False):  # or it could not be added to outside inference mode
                 self.next = torch.zeros((), dtype=torch.int64, device=device)
         if goes_on and self.samples is not None and len(self.samples) == n_rows:
@@ -186,6 +187,15 @@ class Tokens:
             sample, position = (ids >> 32).clamp(max=UNNAMED), (ids & 0xFFFFFFFF).clamp(max=UNNAMED)
             self._short[x.device] = sample << 16 | position
         return mask, self._short[x.device]
+
+
+def refuse_capture(device: torch.device) -> None:
+    """Raises RuntimeError where memory is to be made that a CUDA graph being captured would own, and empty each time."""
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            "a CUDA graph is being captured while a probe is attached that has seen no such forward pass; run the model "
+            "once before the capture, so that the memory is there"
+        )
 
 
 def _to(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
