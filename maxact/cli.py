@@ -68,6 +68,9 @@ def measure(
     dtype: Dtype = "auto",
     device: Device = "auto",
     attn: Attn = None,
+    split: Annotated[
+        str | None, typer.Option(help="A model larger than a GPU: layers (over GPUs), tensors (over torchrun's processes).")
+    ] = None,
     revision: Revision = None,
     trust_remote_code: TrustRemoteCode = False,
     max_length: Annotated[int, typer.Option(min=1, help="Longest sample, in tokens; the rest is cut.")] = 2048,
@@ -107,6 +110,7 @@ def measure(
         dtype=dtype,
         device=device,
         attn=attn,
+        split=split,
         revision=revision,
         trust_remote_code=trust_remote_code,
         progress=say,

@@ -17,6 +17,7 @@ from .gguf_file import SMOLLM2, convert_gguf, find_smollm2
 from .model_checks import Unusable, check_files, check_tokenizer, check_type, check_weights, quiet, reason
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
+SPLITS = ("layers", "tensors")  # over the GPUs of one process; over processes, each with a part of every projection
 _NOT_THE_MODEL = ("_name_or_path", "_commit_hash", "transformers_version")  # config keys that say where and by whom
 
 
@@ -49,6 +50,7 @@ def load_model(
     dtype: str = "auto",
     device: str = "auto",
     attn: str | None = None,
+    split: str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
     progress: Callable[[str], None] | None = None,
@@ -56,13 +58,17 @@ def load_model(
     """Load a causal language model and its tokenizer, with all of its weights, none from pickle.
 
     name: a directory with config.json, a .gguf file, `smollm2-135m`, or a hub id. dtype "auto": what the checkpoint is
-    stored in. device "auto": cuda if there is one, else cpu. attn: an `attn_implementation` of transformers.
+    stored in. device "auto": cuda if there is one, else cpu. attn: an `attn_implementation` of transformers. split, for a
+    model larger than a GPU: "layers", over the GPUs of this process and what does not fit on the CPU
+    (`device_map="auto"`); "tensors", over the processes of torch.distributed (`tp_plan="auto"`).
     progress is called with one line before each step that takes long. Raises ValueError or OSError.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype: {dtype!r}, expected one of {', '.join(DTYPES)}")
     if attn is not None and "/" in attn and not trust_remote_code:
         raise ValueError(f"attn: {attn!r} is code from the hub, which only runs with --trust-remote-code")
+    if split not in (None, *SPLITS):
+        raise ValueError(f"split: {split!r}, expected {' or '.join(SPLITS)}")
     name = os.fspath(name)
     say = progress or (lambda line: None)
     found = _find(name, revision, say)
@@ -87,12 +93,13 @@ def load_model(
             ignore_mismatched_sizes=True,  # so that check_weights says it in one sentence
             output_loading_info=True,
             **({} if attn is None else {"attn_implementation": attn}),
+            **({} if split is None else _split_options(split)),
             **options,
         )
         check_weights(name, model, report, say)
         if model.dtype not in (torch.bfloat16, torch.float16, torch.float32):
             raise Unusable(f"model: {name!r} is stored in {_name_of(model.dtype)}; choose one with --dtype float32")
-        model = model.to(target).eval()
+        model = (model if split else model.to(target)).eval()
     provenance = {
         "model_id": found.model_id,
         "source": found.source,
@@ -206,6 +213,23 @@ def _device(device: str) -> Any:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, TypeError) as error:
         raise ValueError(f"device: {device!r} cannot be used here: {reason(error)}") from error
+
+
+def _split_options(split: str) -> dict[str, Any]:
+    """What from_pretrained is given. Raises ValueError where there is nothing to split over."""
+    from .parallel import n_processes
+
+    if split == "layers":
+        if n_processes() > 1:
+            raise ValueError("split: layers are split over the GPUs of one process; start one, or split tensors")
+        return {"device_map": "auto"}
+    if n_processes() == 1:
+        raise ValueError("split: tensors are split over processes; start them with torchrun --nproc-per-node N -m maxact")
+    from transformers.distributed import DistributedConfig
+
+    if "tp_plan" in DistributedConfig.__dataclass_fields__:
+        return {"distributed_config": DistributedConfig(tp_plan="auto")}
+    return {"tp_plan": "auto"}  # transformers before 5.18
 
 
 def _digest(config: dict) -> str:

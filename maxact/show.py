@@ -63,8 +63,11 @@ def _heading(run: Run) -> list[str]:
         lines.append(f"IMPORTED from {safe(p['imported']['format'])} files, which hold no {p['imported']['lacks']}.")
     if p.get("skip_first"):
         lines.append(f"The first {number(p['skip_first'])} tokens of each sample are left out.")
+    shard = p.get("shard")
+    if isinstance(shard, list) and len(shard) == 2 and shard != [1, 1]:
+        lines.append(f"SHARD {number(shard[0])} of {number(shard[1])}: maxact merge makes one run of them.")
     if run.partial:
-        lines.append("PARTIAL: the measurement was interrupted; this is not the whole corpus.")
+        lines.append("PARTIAL: the measurement was interrupted, or shards are missing; this is not the whole corpus.")
     lines.append(f"M = {number(run.M)}")
     peaks = run.peaks()
     for place, names in _group(peaks).items():

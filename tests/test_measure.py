@@ -1,5 +1,7 @@
 """The whole job on a tiny model: any batching measures the same tokens, and what goes wrong half-way leaves no trace."""
 
+import io
+
 import pytest
 import torch
 from tiny_models import FAMILIES, N_LAYERS, VOCAB, one_thread, tiny  # noqa: F401
@@ -204,6 +206,22 @@ def test_every_family_is_measured_whole():
     for family in FAMILIES:
         run = measure(tiny(family), Letters(), TEXTS[:2], sites="gemm")
         assert run.M > 0 and not run.partial
+
+
+def test_a_model_that_produces_nan_is_measured_to_its_end_and_the_first_site_is_named():
+    from rich.console import Console
+
+    from maxact.show import print_run
+
+    model = tiny("llama")
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight[3, 5] = torch.nan
+    run = measure(model, Letters(), TEXTS)
+    assert not run.partial and run.provenance["n_samples"] == len(TEXTS)
+    assert run.sites["layer_1_mlp_output"].n_nan == run.provenance["n_tokens"]
+    console = Console(width=120, record=True, file=io.StringIO())
+    print_run(run, console, "hidden")
+    assert "NOT FINITE: " in (text := console.export_text()) and "first layer_1_mlp_output (" in text
 
 
 def test_bad_options_are_refused_before_anything_runs(model):

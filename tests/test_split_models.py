@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import processes
 import pytest
 import torch
+from test_cli import model_directory  # noqa: F401
 from test_data_parallel import without_hardware
 from test_measure import Faulty, Letters
 from test_resume import TEXTS, files
@@ -14,7 +16,7 @@ from tiny_models import one_thread, tiny  # noqa: F401
 from torch.distributed.fsdp import fully_shard
 from transformers import AutoModelForCausalLM
 
-from maxact import measure
+from maxact import load_model, measure
 from maxact.run import Run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -44,6 +46,9 @@ def in_each(rank: int, place: str) -> dict:
             refused = str(error)
     measure(model, Letters(), TEXTS, **OPTIONS, checkpoint=kept, resume=True).save(place / f"resumed-{rank}")
 
+    loaded = load_model(place / "model-with-tokenizer", split="tensors", device="cpu")
+    measure(loaded.model, loaded.tokenizer, ["a b c", "d e"], sites="gemm").save(place / f"loaded-{rank}")
+
     from transformers.distributed import DistributedConfig
 
     model = tensor_parallel(place, "mixtral", distributed_config=DistributedConfig(tp_size=N, ep_size=N))
@@ -64,7 +69,8 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def results(place):
+def results(place, model_directory):  # noqa: F811
+    shutil.copytree(model_directory, place / "model-with-tokenizer")
     for name, changes in MODELS.items():
         tiny(name, **changes).save_pretrained(place / f"model-{name}")
     return processes.run(in_each, N, str(place))
@@ -99,6 +105,21 @@ def test_tensor_parallel_counts_what_is_replicated_once_and_puts_shards_together
 def test_every_process_of_one_copy_knows_the_same(results, place):
     for name in (*(f"tp-{name}" for name in MODELS), "ep"):
         assert files(place / f"{name}-0") == files(place / f"{name}-1")
+
+
+def test_load_model_splits_tensors_over_processes_and_layers_over_devices(results, place, model_directory):  # noqa: F811
+    pytest.importorskip("accelerate")
+    layers = load_model(model_directory, split="layers")
+    for loaded in (layers, load_model(model_directory)):
+        whole = measure(loaded.model, loaded.tokenizer, ["a b c", "d e"], sites="gemm")
+        split = Run.load(place / "loaded-0")
+        assert split.provenance["n_tokens"] == whole.provenance["n_tokens"] == 5
+        assert split.sites["layer_0_mlp_act"].options == whole.sites["layer_0_mlp_act"].options
+        assert abs(split.M - whole.M) <= 2**-6 * whole.M  # bfloat16 rounds sums over shards at 2^-8 each
+    with pytest.raises(ValueError, match="torchrun"):
+        load_model(model_directory, split="tensors")
+    with pytest.raises(ValueError, match="split: 'pipes', expected layers or tensors"):
+        load_model(model_directory, split="pipes")
 
 
 def test_one_of_them_writes_the_checkpoint(results, place):
