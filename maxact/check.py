@@ -70,13 +70,11 @@ def check(
     chosen = _chosen(run, patterns)
     verdicts = [_finite(run, chosen)]
     for name in limits:
-        sites = (
-            [s for s in chosen if site_kind(s).removesuffix("_2") in SQUARED]
-            if name == "fp16-square" and not patterns
-            else chosen
-        )
-        if not sites:
-            raise ValueError(f"fp16-square: this run has none of the sites that norms read ({', '.join(SQUARED)})")
+        sites = chosen
+        if name == "fp16-square" and not patterns:
+            sites = [site for site in chosen if site_kind(site).removesuffix("_2") in SQUARED]
+            if not sites:
+                raise ValueError(f"{name}: this run has none of the sites that norms read ({', '.join(SQUARED)})")
         verdicts.append(_within(run, sites, name, limit_of(name)))
     if sqnr_db is not None:
         if not math.isfinite(sqnr_db):
@@ -122,6 +120,8 @@ def to_json(verdicts: list[Verdict], run: Run) -> dict:
 
 
 def _chosen(run: Run, patterns: list[str] | None) -> list[str]:
+    if not run.sites:
+        raise ValueError("this run has no site, so there is nothing to check")
     for pattern in patterns or ():
         if not any(fnmatchcase(name, pattern) for name in run.sites):
             raise ValueError(f"sites: {pattern!r} matches no site of this run")

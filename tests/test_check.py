@@ -88,6 +88,11 @@ def test_a_site_that_saw_nothing_does_not_pass():
     assert [(f.site, f.rule) for f in finite.failures] == [("layer_1_hidden", "measured")]
 
 
+def test_a_run_without_sites_does_not_pass():
+    with pytest.raises(ValueError, match="no site, so there is nothing to check"):
+        check(run_of({}), ["fp16"])
+
+
 def test_sqnr_is_judged_at_the_inputs_of_projections_with_what_stands_beside_it():
     run = run_of(
         {
