@@ -18,7 +18,8 @@ from .run import Run
 
 # In this order; each file may use what those before it define.
 SCRIPTS = (
-    "words data quantizer link draw marks explorer landscape trajectories sun pairs quantization map site experts stability main"
+    "words data quantizer link draw marks explorer "
+    "landscape trajectories sun pairs quantization sweep map site experts stability main"
 ).split()
 
 

@@ -1,7 +1,16 @@
 // The runs of this page: columns of numbers by site, and tables of counts decoded when they are looked at.
 const D = JSON.parse(document.getElementById("data").textContent);
-const LIMITS = [["448", 448, "FP8 E4M3"], ["57,344", 57344, "FP8 E5M2"], ["65,504", 65504, "fp16"]];
-const FORMATS = [["int8", "INT-8"], ["int4", "INT-4"], ["fp8_e4m3", "FP8 E4M3"], ["fp8_e5m2", "FP8 E5M2"]];
+const LIMITS = [
+  ["448", 448, "FP8 E4M3"],
+  ["57,344", 57344, "FP8 E5M2"],
+  ["65,504", 65504, "fp16"],
+];
+const FORMATS = [
+  ["int8", "INT-8"],
+  ["int4", "INT-4"],
+  ["fp8_e4m3", "FP8 E4M3"],
+  ["fp8_e5m2", "FP8 E5M2"],
+];
 
 // A site has every column under its name; `run` and `index` say where it stands.
 function read(run, position) {
@@ -31,7 +40,9 @@ const RUNS = D.runs.map(read);
 
 const GROUPS = [...new Set(RUNS.flatMap((run) => Object.keys(run.groups)))]; // of tokens, where a run tells some apart
 const KINDS = [...new Set(RUNS.flatMap((run) => run.kinds))];
-const LAYER_KINDS = KINDS.filter((kind) => RUNS.some((run) => run.sites.some((s) => s.kind === kind && s.layer !== null)));
+const LAYER_KINDS = KINDS.filter((kind) =>
+  RUNS.some((run) => run.sites.some((s) => s.kind === kind && s.layer !== null)),
+);
 
 function layersOf(run, kind) {
   return run.sites.filter((site) => site.kind === kind && site.layer !== null);
@@ -55,7 +66,9 @@ function decode(text) {
   const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
   let at = 0;
   const next = () => {
-    let value = 0, unit = 1, byte;
+    let value = 0,
+      unit = 1,
+      byte;
     do {
       byte = bytes[at++];
       value += (byte & 127) * unit;
@@ -63,8 +76,10 @@ function decode(text) {
     } while (byte & 128);
     return value;
   };
-  const keys = [], counts = [];
-  let key = -1, count = 0;
+  const keys = [],
+    counts = [];
+  let key = -1,
+    count = 0;
   for (let runs = next(); runs > 0; runs--) {
     key += next() + 1;
     for (let left = next(); left > 0; left--) {
@@ -94,7 +109,8 @@ function kept(key, make) {
 const bits = new DataView(new ArrayBuffer(4));
 
 function float16(pattern) {
-  const exponent = pattern >> 10, fraction = pattern & 1023;
+  const exponent = pattern >> 10,
+    fraction = pattern & 1023;
   return exponent ? 2 ** (exponent - 15) * (1 + fraction / 1024) : fraction * 2 ** -24;
 }
 
@@ -111,7 +127,8 @@ function magnitudes(site) {
   if (!texts) return null;
   return kept(`${site.run.index} ${site.index}`, () => {
     const each = D.merged_bits === null ? 1 : 2 ** ((site.dtype === "float16" ? 10 : 7) - D.merged_bits);
-    const merged = texts[0] ? decode(texts[0]) : { keys: [], counts: [] }, whole = tableOf(site, decode(texts[1]), 1);
+    const merged = texts[0] ? decode(texts[0]) : { keys: [], counts: [] },
+      whole = tableOf(site, decode(texts[1]), 1);
     if (!merged.keys.length) return { ...whole, bins: whole, exact: site.dtype !== "float32" };
     const spread = { keys: [], counts: [] };
     merged.keys.forEach((key, i) => {
@@ -120,16 +137,23 @@ function magnitudes(site) {
         spread.counts.push(merged.counts[i] / each);
       }
     });
-    return { ...joined(tableOf(site, spread, 1), whole), bins: joined(tableOf(site, merged, each), whole), exact: false };
+    return {
+      ...joined(tableOf(site, spread, 1), whole),
+      bins: joined(tableOf(site, merged, each), whole),
+      exact: false,
+    };
   });
 }
 
 // The table of keys that each stand for so many patterns.
 function tableOf(site, { keys, counts }, each) {
   const float = site.dtype === "float16" ? float16 : (pattern) => float32(pattern * 65536);
-  const n = keys.length, low = new Float64Array(n), high = new Float64Array(n);
+  const n = keys.length,
+    low = new Float64Array(n),
+    high = new Float64Array(n);
   for (let i = 0; i < n; i++) {
-    const first = keys[i] * each, last = first + each - 1;
+    const first = keys[i] * each,
+      last = first + each - 1;
     low[i] = Math.min(float(first), site.absmax);
     high[i] = Math.min(site.dtype === "float32" ? float32(last * 65536 + 65535) : float(last), site.absmax);
     if (first === 0 && counts[i] === site.n_zero) high[i] = 0;
@@ -148,7 +172,8 @@ function ratioCells(site) {
     const edge = (key, octave) => 2 ** ((key >> 2) + octave) * (1 + (key & 3) / 4);
     const { keys, counts } = decode(site.ratios);
     return keys.map((key, i) => {
-      const row = key >> 7, column = key & 127;
+      const row = key >> 7,
+        column = key & 127;
       return {
         m: [edge(row, -24), row === 255 ? Infinity : edge(row + 1, -24)],
         r: [edge(column, 0), column === 127 ? Infinity : edge(column + 1, 0)],

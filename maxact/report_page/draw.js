@@ -24,7 +24,8 @@ function decades(values) {
 // A function from values to pixels, held within from .. to.
 function scaleOf({ log, min, max }, from, to) {
   const map = log ? Math.log10 : (v) => v;
-  const low = map(min), high = map(max);
+  const low = map(min),
+    high = map(max);
   const scale = (v) => {
     const share = (map(v) - low) / (high - low);
     return from + (to - from) * Math.min(1, Math.max(0, Number.isNaN(share) ? 0 : share));
@@ -39,18 +40,21 @@ function scaleOf({ log, min, max }, from, to) {
 // [value, text] of at most about `most` ticks; text is null where only a short line stands.
 function ticksOf({ log, min, max, integer }, most) {
   if (log) {
-    const low = Math.round(Math.log10(min)), high = Math.round(Math.log10(max));
+    const low = Math.round(Math.log10(min)),
+      high = Math.round(Math.log10(max));
     const step = Math.max(1, Math.ceil((high - low) / most));
     const ticks = [];
     for (let e = low; e <= high; e++) {
       ticks.push([10 ** e, (e - low) % step === 0 ? power(e) : null]);
       if (step === 1 && e < high) {
-        for (let m = 2; m < 10; m++) ticks.push([m * 10 ** e, (m === 2 || m === 5) && (high - low) * 3 <= most ? number(m * 10 ** e) : null]);
+        for (let m = 2; m < 10; m++)
+          ticks.push([m * 10 ** e, (m === 2 || m === 5) && (high - low) * 3 <= most ? number(m * 10 ** e) : null]);
       }
     }
     return ticks;
   }
-  const raw = (max - min) / most, unit = 10 ** Math.floor(Math.log10(raw));
+  const raw = (max - min) / most,
+    unit = 10 ** Math.floor(Math.log10(raw));
   let step = unit * [1, 2, 5, 10].find((m) => m * unit >= raw);
   if (integer) step = Math.max(1, Math.round(step));
   const ticks = [];
@@ -67,26 +71,55 @@ function frame(body, { title, height = 320, left = 70, right = 18, top = 14, bot
   const line = (x1, y1, x2, y2, name) => svg.append(node("line", { x1, y1, x2, y2, class: name }));
   for (const [value, text] of x.ticks || ticksOf(x, Math.max(2, Math.floor((edge.right - left) / 72)))) {
     const px = at.x(value);
-    line(px, text === null ? edge.bottom : top, px, edge.bottom + (text === null ? 3 : 5), text === null ? "axis" : "grid");
+    line(
+      px,
+      text === null ? edge.bottom : top,
+      px,
+      edge.bottom + (text === null ? 3 : 5),
+      text === null ? "axis" : "grid",
+    );
     if (text === null) continue;
     const over = px + text.length * 3.6 > width; // a label at the edge stays inside
-    svg.append(node("text", { x: over ? width : px, y: edge.bottom + 18, "text-anchor": over ? "end" : "middle", class: "soft" }, text));
+    svg.append(
+      node(
+        "text",
+        { x: over ? width : px, y: edge.bottom + 18, "text-anchor": over ? "end" : "middle", class: "soft" },
+        text,
+      ),
+    );
   }
   for (const [value, text] of y.ticks || ticksOf(y, Math.max(2, Math.floor((edge.bottom - top) / 30)))) {
     const py = at.y(value);
-    line(text === null ? left - 3 : left - 5, py, text === null ? left : edge.right, py, text === null ? "axis" : "grid");
+    line(
+      text === null ? left - 3 : left - 5,
+      py,
+      text === null ? left : edge.right,
+      py,
+      text === null ? "axis" : "grid",
+    );
     if (text !== null) svg.append(node("text", { x: left - 9, y: py + 4, "text-anchor": "end", class: "soft" }, text));
   }
   line(left, edge.bottom, edge.right, edge.bottom, "axis");
-  if (x.label) svg.append(node("text", { x: (left + edge.right) / 2, y: height - 8, "text-anchor": "middle", class: "soft" }, x.label));
-  if (y.label) svg.append(node("text", { transform: `translate(14 ${(top + edge.bottom) / 2}) rotate(-90)`, "text-anchor": "middle", class: "soft" }, y.label));
+  if (x.label)
+    svg.append(
+      node("text", { x: (left + edge.right) / 2, y: height - 8, "text-anchor": "middle", class: "soft" }, x.label),
+    );
+  if (y.label)
+    svg.append(
+      node(
+        "text",
+        { transform: `translate(14 ${(top + edge.bottom) / 2}) rotate(-90)`, "text-anchor": "middle", class: "soft" },
+        y.label,
+      ),
+    );
   body.append(svg);
   return { svg, x: at.x, y: at.y, edge, width, height };
 }
 
 // A path through the points that exist; null makes a gap.
 function path(points) {
-  let pen = "M", d = "";
+  let pen = "M",
+    d = "";
   for (const point of points) {
     if (point === null) pen = "M";
     else {
@@ -99,7 +132,8 @@ function path(points) {
 
 // A horizontal or vertical limit with its name.
 function limit(plot, axis, value, text, { anchor = "start", dx = 5, dy = 12 } = {}) {
-  const { edge } = plot, p = plot[axis](value);
+  const { edge } = plot,
+    p = plot[axis](value);
   if (axis === "x") {
     plot.svg.append(node("line", { x1: p, x2: p, y1: edge.top, y2: edge.bottom, class: "limit" }));
     plot.svg.append(node("text", { x: p + dx, y: edge.top + dy - 14, "text-anchor": anchor, class: "mark" }, text));
@@ -111,9 +145,11 @@ function limit(plot, axis, value, text, { anchor = "start", dx = 5, dy = 12 } = 
 
 // Colours of the heat maps, viridis: order survives every colour blindness and both modes.
 const HEAT = ["440154", "472d7b", "3b528b", "2c728e", "21918c", "28ae80", "5ec962", "addc30", "fde725"].map((hex) =>
-  [0, 2, 4].map((i) => parseInt(hex.slice(i, i + 2), 16)));
+  [0, 2, 4].map((i) => parseInt(hex.slice(i, i + 2), 16)),
+);
 
 function heat(share) {
-  const t = Math.min(1, Math.max(0, share)) * (HEAT.length - 1), i = Math.min(HEAT.length - 2, Math.floor(t));
+  const t = Math.min(1, Math.max(0, share)) * (HEAT.length - 1),
+    i = Math.min(HEAT.length - 2, Math.floor(t));
   return `rgb(${HEAT[i].map((c, j) => Math.round(c + (HEAT[i + 1][j] - c) * (t - i))).join(" ")})`;
 }

@@ -3,7 +3,9 @@ const EXPLORERS = [];
 
 // make(self) adds controls and returns draw(body), which fills the body and returns the sentence.
 function explorer(id, title, make) {
-  const finding = el("p", { className: "finding" }), bar = el("div", { className: "controls" }), body = el("div");
+  const finding = el("p", { className: "finding" }),
+    bar = el("div", { className: "controls" }),
+    body = el("div");
   finding.setAttribute("aria-live", "polite");
   const section = el("section", { id, tabIndex: -1 }, el("h2", {}, title), finding, bar, body);
   const controls = [];
@@ -27,7 +29,8 @@ function explorer(id, title, make) {
     input.addEventListener("change", () => change(key, input.value, fallback()));
     const control = el("label", { className: "control" }, label, input);
     add(control, () => {
-      const found = options(), shown = [...input.options].map((o) => o.value + o.text).join();
+      const found = options(),
+        shown = [...input.options].map((o) => o.value + o.text).join();
       if (shown !== found.map(([v, text]) => String(v) + text).join()) {
         input.replaceChildren(...found.map(([v, text]) => el("option", { value: v, textContent: text })));
       }
@@ -39,9 +42,11 @@ function explorer(id, title, make) {
 
   // stops: () => ascending values. Gives a function that reads the stop nearest to what the link says.
   self.slider = (key, label, stops, fallback, text, visible = () => true) => {
-    const input = el("input", { type: "range", name: `${id}.${key}`, min: 0, step: 1 }), output = el("output");
+    const input = el("input", { type: "range", name: `${id}.${key}`, min: 0, step: 1 }),
+      output = el("output");
     const place = () => {
-      const all = stops(), wanted = Number(link.get(`${id}.${key}`, fallback()));
+      const all = stops(),
+        wanted = Number(link.get(`${id}.${key}`, fallback()));
       let best = 0;
       all.forEach((stop, i) => {
         if (Math.abs(Math.log(stop / wanted)) < Math.abs(Math.log(all[best] / wanted))) best = i;

@@ -21,17 +21,23 @@ function showTip(svg, mark) {
 }
 
 function placeTip() {
-  const plot = told.svg.getBoundingClientRect(), box = tip.getBoundingClientRect();
-  const x = plot.left + told.mark.x, y = plot.top + told.mark.y;
+  const plot = told.svg.getBoundingClientRect(),
+    box = tip.getBoundingClientRect();
+  const x = plot.left + told.mark.x,
+    y = plot.top + told.mark.y;
   tip.style.left = `${Math.min(Math.max(6, x + 14), innerWidth - box.width - 6)}px`;
   tip.style.top = `${y - box.height - 12 > 4 ? y - box.height - 12 : y + 18}px`;
 }
 
 // A page that scrolls takes the pointer away from its mark, but not the keyboard.
-addEventListener("scroll", () => {
-  if (told && document.activeElement === told.svg) placeTip();
-  else hideTip();
-}, { passive: true });
+addEventListener(
+  "scroll",
+  () => {
+    if (told && document.activeElement === told.svg) placeTip();
+    else hideTip();
+  },
+  { passive: true },
+);
 
 // marks: [{x, y, series, title, rows}], in reading order. along: "y" takes the nearest row, else the nearest point.
 function addMarks(plot, marks, { along, pick, reach = 48 } = {}) {
@@ -56,7 +62,8 @@ function addMarks(plot, marks, { along, pick, reach = 48 } = {}) {
     showTip(svg, mark);
   };
   const nearest = (x, y, allowed = () => true) => {
-    let best = -1, least = Infinity;
+    let best = -1,
+      least = Infinity;
     marks.forEach((mark, i) => {
       const distance = along === "y" ? Math.abs(mark.y - y) : Math.hypot(mark.x - x, mark.y - y);
       if (distance < least && allowed(mark)) [best, least] = [i, distance];

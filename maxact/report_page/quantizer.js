@@ -10,7 +10,8 @@ const gridOf = (() => {
     } else {
       const [mantissa, bias, n] = fmt === "fp8_e4m3" ? [3, 7, 127] : [2, 15, 124];
       for (let i = 0; i < n; i++) {
-        const exponent = i >> mantissa, fraction = (i % 2 ** mantissa) / 2 ** mantissa;
+        const exponent = i >> mantissa,
+          fraction = (i % 2 ** mantissa) / 2 ** mantissa;
         values.push(((exponent > 0) + fraction) * 2 ** (Math.max(exponent, 1) - bias));
       }
     }
@@ -25,8 +26,16 @@ const decibels = (signal, noise) => (!signal ? NaN : noise ? 10 * Math.log10(sig
 
 // {sqnr, worst, best, clip, zeroed} at a threshold; worst and best are what sqnr cannot leave where a table is merged.
 function errorOf(fmt, threshold, table) {
-  const { levels, middles } = gridOf(fmt), { low, high, n } = table, last = middles.length;
-  let signal = 0, noise = 0, total = 0, nonzero = 0, clipped = 0, zeroed = 0, j = 0;
+  const { levels, middles } = gridOf(fmt),
+    { low, high, n } = table,
+    last = middles.length;
+  let signal = 0,
+    noise = 0,
+    total = 0,
+    nonzero = 0,
+    clipped = 0,
+    zeroed = 0,
+    j = 0;
   const zero = (levels[1] * threshold) / 2;
   for (let i = 0; i < n.length; i++) {
     const x = (low[i] + high[i]) / 2;
@@ -39,7 +48,8 @@ function errorOf(fmt, threshold, table) {
     if (x > threshold) clipped += n[i];
     if (x > 0 && (x <= zero || threshold === 0)) zeroed += n[i];
   }
-  const sqnr = decibels(signal, noise), share = (part, whole) => (whole ? part / whole : NaN);
+  const sqnr = decibels(signal, noise),
+    share = (part, whole) => (whole ? part / whole : NaN);
   const [worst, best] = table.exact ? [sqnr, sqnr] : errorBounds(levels, middles, threshold, table.bins);
   return { sqnr, worst, best, clip: share(clipped, total), zeroed: share(zeroed, nonzero) };
 }
@@ -54,7 +64,8 @@ function errorBounds(levels, middles, threshold, { low, high, n }) {
     while (c <= last && levels[c] * threshold < low[i]) c++; // levels below low
     d = b;
     while (d < last && middles[d] * threshold <= high[i]) d++;
-    const atLow = Math.abs(low[i] - levels[a] * threshold), atHigh = Math.abs(high[i] - levels[b] * threshold);
+    const atLow = Math.abs(low[i] - levels[a] * threshold),
+      atHigh = Math.abs(high[i] - levels[b] * threshold);
     const touches = c <= last && levels[c] * threshold <= high[i];
     const inside = a < d ? ((levels[d] - levels[d - 1]) * threshold) / 2 : 0;
     signalLow += n[i] * low[i] ** 2;
@@ -68,11 +79,15 @@ function errorBounds(levels, middles, threshold, { low, high, n }) {
 // The counted magnitude with the smallest squared error; of equal ones the largest. With running sums a candidate costs
 // one look at each level, since q is constant between two middles and the edges only move up.
 function bestThreshold(fmt, table) {
-  const { levels, middles } = gridOf(fmt), { low, high, n, bins } = table, size = n.length;
+  const { levels, middles } = gridOf(fmt),
+    { low, high, n, bins } = table,
+    size = n.length;
   if (!size || !(high[size - 1] > 0)) return 0;
-  const x = low.map((v, i) => (v + high[i]) / 2), unit = x[size - 1];
+  const x = low.map((v, i) => (v + high[i]) / 2),
+    unit = x[size - 1];
   const candidates = bins.low.map((v, i) => (v + bins.high[i]) / 2).filter((v) => v > 0);
-  const count = new Float64Array(size + 1), first = new Float64Array(size + 1);
+  const count = new Float64Array(size + 1),
+    first = new Float64Array(size + 1);
   let square = 0;
   for (let i = 0; i < size; i++) {
     count[i + 1] = count[i] + n[i];
@@ -81,7 +96,8 @@ function bestThreshold(fmt, table) {
   }
   const edges = new Int32Array(middles.length);
   const errors = candidates.map((candidate) => {
-    let error = square, from = 0;
+    let error = square,
+      from = 0;
     for (let j = 0; j < levels.length; j++) {
       let to = size;
       if (j < middles.length) {
@@ -97,8 +113,10 @@ function bestThreshold(fmt, table) {
     return error;
   });
   // Running sums cancel: what they cannot tell apart is decided by the sum itself.
-  const least = errors.reduce((a, b) => Math.min(a, b)), centred = { low: x, high: x, n, exact: true };
-  let best = 0, highest = -Infinity;
+  const least = errors.reduce((a, b) => Math.min(a, b)),
+    centred = { low: x, high: x, n, exact: true };
+  let best = 0,
+    highest = -Infinity;
   candidates.forEach((candidate, i) => {
     if (errors[i] > least + 1e-9 * square) return;
     const { sqnr } = errorOf(fmt, candidate, centred);

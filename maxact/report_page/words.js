@@ -17,7 +17,11 @@ function exact(value) {
 }
 
 function decibel(value) {
-  return value === null || Number.isNaN(value) ? "–" : Number.isFinite(value) ? value.toFixed(2) + " dB" : number(value);
+  return value === null || Number.isNaN(value)
+    ? "–"
+    : Number.isFinite(value)
+      ? value.toFixed(2) + " dB"
+      : number(value);
 }
 
 function percent(share) {
