@@ -77,8 +77,8 @@ def kernels(o: Options, arch: int, aligned: bool, masked: bool, named: bool) -> 
                  "PEAKS": opening(shape.rows * shape.length * shape.chunks) if shape.shared and arch >= 90 else ""}  # fmt: skip
     parts = {
         "read": (read_kernel, {**tiles, **reads}, shape.warps) if shape else (slow_kernel, reads, 4),
-        "fold": (fold_kernel, {**common, **folds, "MAX_TOPK": lists["MAX_TOPK"]}, 4),
-        "list": (list_kernel, {**lists, "COLS": cols, "TWO": o.d > cols}, max(4, cols // 512)),
+        "fold": (fold_kernel, {**common, **folds, "MAX_TOPK": lists["MAX_TOPK"]}, 8 if o.int8_per_token else 4),
+        "list": (list_kernel, {**lists, "COLS": cols, "TWO": o.d > cols}, cols // 512 if cols >= 1024 else 4),
         "order": (order_kernel, {**lists, "MINE": 8 if arch else 32, "OTHERS": 256 if arch else 1024}, 4),
     }
     pointers = ("book_ptr", "rows_ptr", "x_ptr") if aligned else ("book_ptr", "rows_ptr")

@@ -36,7 +36,7 @@ class Row(NamedTuple):
 # rows * length >= 128 * warps, or lanes would hold the same words. One warp a row, where it can, needs no barrier.
 # Behind a row: share of the read ceiling of an H100 at its last width, bf16, or "-" where nothing is measured yet.
 LEAN = (  # counts=False, medians=False
-    Row(32, 16, 32, 1, 12, shared=True),  # -; 20 % at 64 with 32 rows and maxima in registers
+    Row(32, 16, 32, 1, 8, shared=True),  # -; 20 % at 64 with 32 rows and maxima in registers
     Row(64, 8, 64, 1, 12, shared=True),  # -; 23 % at 128 with 16 rows and maxima in registers
     Row(512, 1, 128, 1, 24, shared=True),  # 85 % at 1024; 78 % with 2 rows
     Row(1024, 1, 128, 1, 16, shared=True),  # 89 % at 2048
