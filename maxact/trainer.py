@@ -52,11 +52,14 @@ class TrainerCallback(_TrainerCallback):
         self._detach()  # of a training that ended by an exception
         self._is_first = True
         # A callback may only write to the logs that others have been given already. The handler that calls it knows them.
-        self._handler = sys._getframe(1).f_locals.get("self")
-        if not isinstance(self._handler, CallbackHandler):
+        frame = sys._getframe(1)
+        while frame is not None and not isinstance(frame.f_locals.get("self"), CallbackHandler):
+            frame = frame.f_back
+        if frame is None:
             raise RuntimeError(
                 "TrainerCallback: expected to be called by the Trainer; give it to callbacks= or add_callback"
             )
+        self._handler = frame.f_locals["self"]
 
     def on_step_begin(self, args, state, control, model=None, **kwargs):
         self._detach()

@@ -217,6 +217,16 @@ def test_a_number_of_steps_that_is_none_is_refused(every):
         maxact.TrainerCallback(every=every)
 
 
+def test_it_can_be_inherited_from(tmp_path):
+    class Mine(maxact.TrainerCallback):
+        def on_train_begin(self, *args, **kwargs):
+            return super().on_train_begin(*args, **kwargs)
+
+    recorder = Recorder()
+    train(tmp_path, 1, [recorder, Mine()])
+    assert list(recorder.measured()) == [1]
+
+
 def test_called_by_something_else_it_says_so():
     callback = maxact.TrainerCallback()
     with pytest.raises(
