@@ -50,7 +50,7 @@ _ROWS = {
     ): _moe(kinds="qoarGDSm"),
     (
         "axk1 axk2 bailing_hybrid exaone_moe glm4_moe_lite hy_v3 kimi_linear laguna deepseek_v32 glm_moe_dsa "
-        "dots3_note dots3_note_text"
+        "dots3_note_text"
     ): Architecture(kinds="qoaigdm,qoarGDSm,qoaigdm,qoarGDSm"),
     "bart blenderbot-small marian mvp plbart": _bart(
         kinds="qoacidm", added="+a |self_attn_layer_norm +c |encoder_attn_layer_norm +m |final_layer_norm"

@@ -29,7 +29,7 @@ SIZES = (
         2,
         "num_key_value_heads kv_n_heads num_experts_per_tok moe_k moe_topk moe_top_k top_k_experts num_local_experts_per_tok",
     ),
-    (VOCAB, "vocab_size text_vocab_size"),
+    (VOCAB, "vocab_size text_vocab_size vocab_size_per_layer_input"),
     (
         48,
         "intermediate_size ffn_dim d_ff n_inner decoder_ffn_dim encoder_ffn_dim ffn_hidden_size d_inner mlp_dim "
@@ -80,6 +80,8 @@ CHANGES = {
     "axk1": dict(n_group=2, topk_group=1),
     "bailing_hybrid": dict(num_experts_per_tok=2, num_expert_group=2, topk_group=1),
     "beam": dict(n_group=2, topk_group=1),
+    "falcon_h1": dict(mamba_chunk_size=8, mamba_d_state=16),
+    "glm5_next": dict(text_config=dict(linear_num_heads=2, linear_head_dim=8)),
     "deepseek_v32": dict(n_group=2, topk_group=1, index_n_heads=2, index_head_dim=16, index_topk=4),
     "glm_moe_dsa": dict(index_n_heads=2, index_head_dim=16, index_topk=4),
     "esm": dict(vocab_size=64, pad_token_id=1, mask_token_id=4),
