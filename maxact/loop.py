@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -155,7 +156,10 @@ def forward(
         if isinstance(model, FSDPModule):
             model(**given, logits_to_keep=1)  # all weights are gathered from the outermost module on
         else:
-            (model.get_decoder() if hasattr(model, "get_decoder") else model)(**given)
+            decoder = model.get_submodule(probe.site_map.decoder)
+            if "use_cache" not in inspect.signature(decoder.forward).parameters:
+                del given["use_cache"]
+            decoder(**given)
 
 
 def _halve(work: Work, samples: list[int], team: Team, note: Callable[[str], None], error: Exception) -> None:

@@ -103,6 +103,11 @@ def measure(
             model, sites, position_0=skip_first == 0, n_samples=len(corpus.samples), backend=backend, **options
         ) as probe,
     ):
+        if probe.site_map.has_encoder:
+            raise ValueError(
+                f"model: {type(model).__name__} reads one text and writes another, and a corpus has but one; measure its "
+                "encoder, model.get_encoder(), or run it yourself with maxact.attach(model)"
+            )
         if all(len(e.ids) <= skip_first for e in encoded):
             raise ValueError(f"skip_first: {skip_first}, which leaves no token of the longest sample")
         kept = Checkpoint(checkpoint, of, resume, team, note)

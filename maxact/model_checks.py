@@ -26,20 +26,32 @@ def check_files(name: str, files: Iterable[str]) -> None:
     raise Unusable(f"model: {name!r} has no .safetensors file")
 
 
-def check_type(name: str, config: dict) -> None:
+def model_class(name: str, config: dict) -> type:
+    """The class of transformers that loads a model of this config: with a head for text, else for text and images, else
+    for masked text."""
     import transformers
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers.models.auto import modeling_auto as auto
 
     if not isinstance(config, dict) or not isinstance(config.get("model_type", ""), str):
         raise Unusable(f"model: the config.json of {name!r} is not that of a model")
     model_type = config.get("model_type")
     if model_type is None and "auto_map" not in config:
         raise Unusable(f"model: the config.json of {name!r} names no model_type")
-    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and "auto_map" not in config:
+    if "auto_map" in config or model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return transformers.AutoModelForCausalLM
+    if model_type in auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        return transformers.AutoModelForImageTextToText
+    if model_type in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        return transformers.AutoModelForMaskedLM
+    if model_type in auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
         raise Unusable(
-            f"model: {name!r} is of model_type {model_type!r}, "
-            f"which transformers {transformers.__version__} does not know as a causal language model"
+            f"model: {name!r} is of model_type {model_type!r}, which reads one text and writes another; run it "
+            "yourself with maxact.attach(model), or measure its encoder with maxact.measure(model.get_encoder(), ...)"
         )
+    raise Unusable(
+        f"model: {name!r} is of model_type {model_type!r}, "
+        f"which transformers {transformers.__version__} does not know as a language model"
+    )
 
 
 def check_tokenizer(name: str, tokenizer: Any) -> None:

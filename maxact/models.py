@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from .gguf_file import SMOLLM2, convert_gguf, find_smollm2
-from .model_checks import Unusable, check_files, check_tokenizer, check_type, check_weights, quiet, reason
+from .model_checks import Unusable, check_files, check_tokenizer, check_weights, model_class, quiet, reason
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 SPLITS = ("layers", "tensors")  # over the GPUs of one process; over processes, each with a part of every projection
@@ -55,7 +55,7 @@ def load_model(
     trust_remote_code: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> LoadedModel:
-    """Load a causal language model and its tokenizer, with all of its weights, none from pickle.
+    """Load a language model and its tokenizer, with all of its weights, none from pickle.
 
     name: a directory with config.json, a .gguf file, `smollm2-135m`, or a hub id. dtype "auto": what the checkpoint is
     stored in. device "auto": cuda if there is one, else cpu. attn: an `attn_implementation` of transformers. split, for a
@@ -82,11 +82,11 @@ def load_model(
         options["revision"] = found.revision
     with quiet(bars=found.source == "hub"), _one_sentence(name, found):
         config, _ = transformers.PretrainedConfig.get_config_dict(found.location, **options)
-        check_type(name, config)
+        loader = model_class(name, config)
         tokenizer = transformers.AutoTokenizer.from_pretrained(found.location, **options)
         check_tokenizer(name, tokenizer)
         say(f"loading {found.model_id}")
-        model, report = transformers.AutoModelForCausalLM.from_pretrained(
+        model, report = loader.from_pretrained(
             found.location,
             dtype=dtype if dtype == "auto" else getattr(torch, dtype),
             use_safetensors=True,

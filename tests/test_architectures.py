@@ -154,6 +154,16 @@ def test_o_input_is_what_the_output_projection_makes_attn_output_of(model_type):
             assert run.saw(site.name.replace("o_input", "attn_output"), run.outputs[projection])
 
 
+@with_("D")
+def test_a_shared_expert_is_an_mlp_of_its_own(model_type):
+    run = passed(model_type)
+    for site in run.site_map.sites:
+        if site.kind == "shared_expert_act":
+            down = run.model.get_submodule(site.path)
+            assert run.saw(site.name, run.inputs[down])
+            assert run.saw(site.name.replace("_act", "_output"), run.outputs[down])
+
+
 @with_("r")
 def test_moe_gate_is_logits(model_type):
     run = passed(model_type)

@@ -157,7 +157,8 @@ def test_a_directory_without_config_is_one_sentence(copy):
         ("{}", "names no model_type"),
         ('{"model_type": 3}', "is not that of a model"),
         ('{"model_type": "banana"}', "is of model_type 'banana', which transformers"),
-        ('{"model_type": "t5"}', "does not know as a causal language model"),
+        ('{"model_type": "t5"}', "which reads one text and writes another; run it yourself with maxact.attach(model), or "),
+        ('{"model_type": "vit"}', "does not know as a language model"),
         ('{"model_type": "llama", "hidden_size": "wide"}', "cannot be loaded: "),
     ],
 )
