@@ -64,8 +64,13 @@ class Wiring:
         given = Given.of(dict(zip(parameters, args)) | kwargs)
         if torch.compiler.is_compiling():
             compiled.enter(self._door, place, given)
-        else:
-            self._probe.enter_at(place, given)
+            return
+        if getattr(module, "_is_replica", False):
+            raise RuntimeError(
+                f"torch.nn.DataParallel runs copies of {type(module).__name__} side by side, which no probe can tell apart; "
+                "use a process for each GPU (torchrun -m maxact measure) or one GPU"
+            )
+        self._probe.enter_at(place, given)
 
     def _leave(self, place: int, module: nn.Module, args: tuple, output) -> None:
         if torch.compiler.is_compiling():

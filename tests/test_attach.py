@@ -179,6 +179,35 @@ def test_attach_inside_attach_is_an_error():
         pass
 
 
+def test_two_probes_on_two_models_measure_each_its_own():
+    models, ids = [tiny("llama"), tiny("qwen2")], [random_ids(2, 4), random_ids(3, 5, seed=1)]
+    alone = []
+    with torch.no_grad():
+        for model, tokens in zip(models, ids):
+            with attach(model) as probe:
+                model(tokens), model(tokens)
+            alone.append(buffers(probe))
+        with attach(models[0]) as first, attach(models[1]) as second:
+            # one within the other: as an assistant, or a reward model in a hook
+            handle = models[0].model.layers[1].register_forward_hook(lambda *_: models[1](ids[1]) and None)
+            models[0](ids[0]), models[0](ids[0])
+            handle.remove()
+    assert_same_bits(buffers(first), alone[0])
+    assert_same_bits(buffers(second), alone[1])
+
+
+def test_copies_that_run_side_by_side_are_refused():
+    """nn.DataParallel calls copies of the modules from threads, with the hooks of the one that is measured."""
+    model = tiny("llama")
+    with torch.no_grad(), attach(model) as probe:
+        model.model._is_replica = True
+        with pytest.raises(RuntimeError, match="^torch.nn.DataParallel runs copies of LlamaModel side by side, .*torchrun"):
+            model(random_ids(1, 3))
+        del model.model._is_replica
+        model(random_ids(1, 3))
+    assert probe.states["layer_0_hidden"].summary().n_tokens == 3
+
+
 def test_a_detached_probe_cannot_be_entered_again():
     probe = attach(tiny("llama"))
     probe.detach()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from tiny_models import EMBEDDING, PAD, assert_same_bits, buffers, grid, ids_of, one_thread, random_ids, tiny  # noqa: F401
+from transformers import BartConfig, BartForConditionalGeneration
 
 from maxact.hooks import attach
 
@@ -55,6 +56,21 @@ def test_calls_of_generate_number_their_samples_on():
             model.generate(ids, max_new_tokens=2, do_sample=False, cache_implementation="static")
     assert ids_of(probe) == grid(range(2), 4)
     assert probe.states["embedding_output"].summary().n_tokens == 8
+
+
+@pytest.mark.parametrize("cache", [None, "static"])
+def test_the_decoder_beside_an_encoder_generates_tokens_of_its_own(cache):
+    config = BartConfig(
+        vocab_size=40, d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=4,
+        decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48, max_position_embeddings=64, pad_token_id=PAD,
+        bos_token_id=1, eos_token_id=None, decoder_start_token_id=2, forced_eos_token_id=None,
+    )  # fmt: skip
+    model, ids = BartForConditionalGeneration(config).eval(), random_ids(2, 5)
+    mask = torch.tensor([[1] * 5, [1, 1, 1, 0, 0]])
+    with attach(model, ["layer_0_hidden"], topk=1024) as probe:
+        model.generate(ids, attention_mask=mask, max_new_tokens=N_NEW, do_sample=False, cache_implementation=cache)
+    assert ids_of(probe, "layer_0_hidden") == grid(range(2), N_NEW)
+    assert probe.states["layer_0_hidden"].summary().n_tokens == 2 * N_NEW
 
 
 def test_beams_are_samples_of_their_own():

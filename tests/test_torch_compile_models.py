@@ -104,10 +104,11 @@ def test_parts_that_are_compiled_in_place(plain, part):
 
 
 def test_what_torch_compile_returns_can_be_attached_to(plain):
-    whole, part = llama(), llama()
-    whole, part.model = torch.compile(whole, backend=Compiler()), torch.compile(part.model, backend=Compiler())
+    whole, decoder, layer = llama(), llama(), llama()
+    whole, decoder.model = torch.compile(whole, backend=Compiler()), torch.compile(decoder.model, backend=Compiler())
+    layer.model.layers[0] = torch.compile(layer.model.layers[0], backend=Compiler())
     with torch.no_grad():
-        for model in (whole, part):
+        for model in (whole, decoder, layer):
             assert_same_bits(in_gemm(model, run=call), plain)
         with attach(whole), pytest.raises(ValueError, match="another probe is attached to this LlamaForCausalLM"):
             attach(whole)
