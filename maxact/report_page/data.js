@@ -32,7 +32,7 @@ function read(run, position) {
     run.sites.push(site);
   }
   run.kinds = [...new Set(run.sites.map((site) => site.kind))];
-  run.layers = 1 + Math.max(-1, ...run.sites.map((site) => (site.layer === null ? -1 : site.layer)));
+  run.layers = run.sites.reduce((n, site) => (site.layer === null ? n : Math.max(n, site.layer + 1)), 0);
   return run;
 }
 

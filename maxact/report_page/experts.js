@@ -95,14 +95,15 @@ function layerName({ layer }, name) {
 // Many cells: a canvas, with an svg over it for what is under the pointer.
 function expertMap(body, all, field, title, rows) {
   const names = [...new Set(all.map((e) => e.name))],
-    widest = Math.max(...all.map((e) => e.expert)) + 1;
+    widest = all.reduce((most, e) => Math.max(most, e.expert), 0) + 1;
   const width = Math.max(280, body.clientWidth),
     left = 48,
     height = Math.min(340, Math.max(60, names.length * 22)),
     top = 4;
   const values = all.map((e) => e[field]).filter((v) => v > 0 && Number.isFinite(v));
-  const low = Math.log(values.reduce((a, b) => Math.min(a, b), Infinity)),
-    high = Math.log(values.reduce((a, b) => Math.max(a, b), 0));
+  const least = values.reduce((a, b) => Math.min(a, b), Infinity),
+    most = values.reduce((a, b) => Math.max(a, b), 0);
+  const share = (v) => (most > least ? Math.log(v / least) / Math.log(most / least) : 1);
   const cell = [(width - left - 4) / widest, height / names.length],
     dense = devicePixelRatio || 1;
   const canvas = el("canvas", { width: width * dense, height: (height + top) * dense, className: "under" });
@@ -114,7 +115,7 @@ function expertMap(body, all, field, title, rows) {
       y = top + e.row * cell[1],
       v = e[field];
     if (v > 0 && Number.isFinite(v)) {
-      pen.fillStyle = heat(high > low ? (Math.log(v) - low) / (high - low) : 1);
+      pen.fillStyle = heat(share(v));
       pen.fillRect(x, y, Math.max(0.8, cell[0] - (cell[0] > 5)), Math.max(0.8, cell[1] - (cell[1] > 5)));
     }
     return { x: x + cell[0] / 2, y: y + cell[1] / 2, series: e.row, title: title(e), rows: () => rows(e) };
@@ -144,11 +145,6 @@ function expertMap(body, all, field, title, rows) {
   );
   body.append(el("div", { className: "over" }, canvas, svg));
   addMarks({ svg }, marks);
-  if (values.length)
-    heatKey(
-      body,
-      exact(Math.exp(low) < 1e6 ? Number(Math.exp(low).toPrecision(7)) : Math.exp(low)),
-      exact(Number(Math.exp(high).toPrecision(7))),
-      field,
-    );
+  if (values.length) heatKey(body, exact(least), exact(most), field);
+  body.append(el("p", { className: "small soft" }, "Colour on a logarithmic scale; an empty cell holds 0."));
 }

@@ -105,7 +105,7 @@ explorer("trajectories", "Trajectories", (self) => {
               "text",
               {
                 x: x - 9,
-                y: y - 8 + 15 * (sentences.length % 4),
+                y: Math.max(plot.edge.top + 10, y - 8 - 15 * (lines.length - 1 - sentences.length)),
                 "text-anchor": x - plot.edge.left > 110 ? "end" : "start",
                 class: `halo c${run.colour}`,
                 fill: "currentColor",
