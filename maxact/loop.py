@@ -16,6 +16,7 @@ from .hooks import Probe
 from .offload import input_device
 from .parallel import Stopped, Team
 from .planning import Work, pack_samples, unpack_samples
+from .run import ROUTERS, site_kind
 from .token_kinds import NAMES
 
 
@@ -117,9 +118,12 @@ def _run_batches(
 
 
 def largest(probe: Probe) -> float:
-    """The largest |x| so far, routers left out; waits for the device."""
-    peaks = [state.fields["absmax"] for name, state in probe.states.items() if not name.endswith("_moe_gate")]
-    return max((float(peak) for peak in peaks), default=0.0)
+    """The largest |x| so far, routers left out; waits for each device once."""
+    peaks: dict[torch.device, list[torch.Tensor]] = {}
+    for name, state in probe.states.items():
+        if site_kind(name) not in ROUTERS:
+            peaks.setdefault(state.device, []).append(state.fields["absmax"])
+    return max((float(torch.stack(of_device).max()) for of_device in peaks.values()), default=0.0)
 
 
 def forward(

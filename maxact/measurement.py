@@ -96,7 +96,13 @@ def measure(
         **options,
     )
     of = identity(model, corpus.digest, encoded, settings)
-    batches = plan(encoded, tokens_per_batch)[shard[0] - 1 :: shard[1]]
+    planned = plan(encoded, tokens_per_batch)
+    batches = planned[shard[0] - 1 :: shard[1]]
+    if not batches:
+        raise ValueError(
+            f"shard: {shard[0]} of {shard[1]}, expected at most {len(planned)}, as many as there are batches; make fewer "
+            "shards, or smaller batches (tokens_per_batch)"
+        )
     with (
         Team(split_of(model)) as team,
         attach(

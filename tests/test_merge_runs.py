@@ -71,6 +71,13 @@ def test_shards_hold_every_sample_once(runs):
     assert sorted(sum(held, [])) == list(range(len(TEXTS))) and min(map(len, held)) > 1
 
 
+def test_a_shard_without_a_batch_is_refused(model):
+    with pytest.raises(ValueError, match="shard: 3 of 3, expected at most 1, as many as there are batches"):
+        measure(model, Letters(), TEXTS[:2], shard=(3, 3), **OPTIONS)
+    with pytest.raises(ValueError, match="shard: 0 of 3"):
+        measure(model, Letters(), TEXTS, shard=(0, 3), **OPTIONS)
+
+
 def test_experts_and_groups_are_merged_too(tmp_path):
     model = tiny("mixtral", num_local_experts=4, num_experts_per_tok=2)
     options = OPTIONS | dict(sites="gemm")
