@@ -77,6 +77,7 @@ explorer("trajectories", "Trajectories", (self) => {
       }
     }
     const marks = [],
+      labels = [],
       sentences = [];
     for (const { run, sites } of lines) {
       const points = sites.map((site) => (site[field] > 0 ? [plot.x(position(site)), plot.y(site[field])] : null));
@@ -99,20 +100,7 @@ explorer("trajectories", "Trajectories", (self) => {
           node("circle", { cx: x, cy: y, r: jumped ? 5 : 2.4, class: `c${run.colour}`, fill: "currentColor" }),
         );
         marks.push({ x, y, series: run.index, title: `${run.label} · ${site.name}`, rows: siteRows(site) });
-        if (jumped)
-          plot.svg.append(
-            node(
-              "text",
-              {
-                x: x - 9,
-                y: Math.max(plot.edge.top + 10, y - 8 - 15 * (lines.length - 1 - sentences.length)),
-                "text-anchor": x - plot.edge.left > 110 ? "end" : "start",
-                class: `halo c${run.colour}`,
-                fill: "currentColor",
-              },
-              `layer ${site.layer}: ${factor(jump.step)}`,
-            ),
-          );
+        if (jumped) labels.push({ x, y, colour: run.colour, text: `layer ${site.layer}: ${factor(jump.step)}` });
       });
       if (jump) {
         sentences.push(
@@ -124,6 +112,7 @@ explorer("trajectories", "Trajectories", (self) => {
         );
       }
     }
+    jumpLabels(plot, labels);
     addMarks(plot, marks, { reach: 60 });
     runKey(
       body,
@@ -151,6 +140,30 @@ explorer("trajectories", "Trajectories", (self) => {
       : "No value here.";
   };
 });
+
+// One above its mark, or as near below as no other stands.
+function jumpLabels(plot, labels) {
+  const placed = [];
+  for (const { x, y, colour, text } of labels) {
+    const width = text.length * 7,
+      before = x - plot.edge.left > width + 10,
+      from = before ? x - 9 - width : x + 9;
+    const free = (at) =>
+      at > plot.edge.top + 9 &&
+      placed.every((p) => Math.abs(p.at - at) >= 14 || p.from > from + width || from > p.from + p.width);
+    const at = [-9, -24, 21, 36, 51, 66].map((dy) => y + dy).find(free) ?? y + 81;
+    placed.push({ from, width, at });
+    const anchor = before ? "end" : "start";
+    const place = {
+      x: before ? x - 9 : x + 9,
+      y: at,
+      "text-anchor": anchor,
+      class: `halo c${colour}`,
+      fill: "currentColor",
+    };
+    plot.svg.append(node("text", place, text));
+  }
+}
 
 // The sites as the tokens of one group have them; of the others nothing but these three numbers is kept.
 function ofGroup(sites, group) {
