@@ -12,7 +12,6 @@ import weakref
 from typing import NamedTuple
 
 import torch
-from torch import nn
 
 from .tokens import Given
 
@@ -33,11 +32,6 @@ def open_door(probe, device: torch.device) -> Door:
         door = Door(torch.zeros(1, dtype=torch.uint8, device=device), next(_keys))
     _probes[door.key] = probe
     return door
-
-
-def original(module: nn.Module) -> nn.Module:
-    """The module that torch.compile(module) wrapped, or this one if it is not a wrapping."""
-    return getattr(module, "_orig_mod", module)
 
 
 class HookGuards:

@@ -10,7 +10,6 @@ from torch import nn
 
 from maxact_kernels import ProbeState
 
-from . import compiled
 from .coverage import check, coverage
 from .experts import find_all_sites
 from .groups import POSITION_0, summarize
@@ -21,7 +20,7 @@ from .site_states import Key, SiteStates
 from .sites import Site
 from .split import Shards
 from .tokens import Given, Named, TokenNamer, Tokens
-from .wiring import Wiring, is_wired
+from .wiring import Wiring, is_wired, unwrapped
 
 if TYPE_CHECKING:
     from .run import Run
@@ -69,7 +68,7 @@ def attach(
         raise ValueError(f"skip_first: {skip_first}, expected 0 or more")
     if skip_first and position_0:
         raise ValueError(f"position_0: left out by skip_first={skip_first}; choose one of them")
-    return Probe(compiled.original(model), sites, options, TokenNamer(skip_first, position_0))
+    return Probe(unwrapped(model), sites, options, TokenNamer(skip_first, position_0))
 
 
 class Snapshot(NamedTuple):

@@ -22,6 +22,12 @@ class Given(NamedTuple):
 
     @staticmethod
     def of(arguments: dict) -> Given:
+        """Raises ValueError if they are such that tokens cannot be named."""
+        if arguments.get("cache") is not None and "cu_seq_lens_q" in arguments:
+            raise ValueError(
+                "cache: a paged one, as generate_batch has it, where the steps of many samples share a row and no token can "
+                "be named; measure generate instead"
+            )
         name = "input_ids" if arguments.get("input_ids") is not None else "inputs_embeds"
         mask, cache = arguments.get("attention_mask"), arguments.get("past_key_values")
         other = ""

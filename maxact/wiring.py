@@ -43,7 +43,7 @@ class Wiring:
         names = site_map.decoder.split(".") if site_map.decoder else []
         for place in range(len(names) if site_map.has_encoder else 0, len(names) + 1):
             module = model.get_submodule(".".join(names[:place]))
-            parameters = list(inspect.signature(compiled.original(module).forward).parameters)
+            parameters = list(inspect.signature(unwrapped(module).forward).parameters)
             enter, leave = partial(self._enter, place, parameters), partial(self._leave, place)
             self._handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
             self._handles.append(module.register_forward_hook(leave, always_call=True))
@@ -116,6 +116,17 @@ def _picked(site: Site, value):
             "sites without it"
         )
     return logits
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model that torch.compile or DistributedDataParallel gave back wrapped, or this one if it is not."""
+    while True:
+        if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+            model = model.module
+        elif "_orig_mod" in model._modules:
+            model = model._modules["_orig_mod"]
+        else:
+            return model
 
 
 def is_wired(model: nn.Module) -> bool:

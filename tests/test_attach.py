@@ -196,6 +196,20 @@ def test_two_probes_on_two_models_measure_each_its_own():
     assert_same_bits(buffers(second), alone[1])
 
 
+def test_a_wrapping_for_several_processes_may_be_given_in_place_of_the_model(tmp_path):
+    model, ids = tiny("llama"), random_ids(2, 4)
+    with attach(model) as plain:
+        model(ids)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        for wrapping in (torch.nn.parallel.DistributedDataParallel(model), torch.nn.DataParallel(model)):
+            with attach(wrapping) as probe:
+                wrapping(ids).logits.sum().backward()
+            assert_same_bits(buffers(probe), buffers(plain))
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 def test_copies_that_run_side_by_side_are_refused():
     """nn.DataParallel calls copies of the modules from threads, with the hooks of the one that is measured."""
     model = tiny("llama")
