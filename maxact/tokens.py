@@ -77,8 +77,11 @@ class TokenNamer:
                 f"attention_mask: {given.other_mask}, from which the probe cannot tell the padding; give it the 2-D mask "
                 "with probe.batch(attention_mask, sample_ids) before this forward pass"
             )
+        is_empty = None  # whether the cache is, where only the device knows
         if mask is None:
             goes_on = isinstance(given.n_cached, torch.Tensor) or given.n_cached > 0
+            if isinstance(given.n_cached, torch.Tensor):
+                is_empty = _to(given.n_cached == 0, inputs.device)
             keep, positions = None, torch.arange(n_tokens, device=inputs.device) + given.n_cached  # [S]
         else:
             n_masked = mask.shape[1]
@@ -100,7 +103,11 @@ class TokenNamer:
         if samples is not None and len(samples) != n_rows:
             raise ValueError(f"sample_ids: {len(samples)} of them, expected {n_rows} for the rows of {name}")
 
-        samples, positions = self._samples(samples, positions, keep, goes_on, given.position_ids, n_rows)
+        goes_on = goes_on and self.samples is not None and len(self.samples) == n_rows
+        if goes_on:
+            samples = self._same_samples(samples, is_empty, n_rows, positions.device)
+        else:
+            samples, positions = self._new_samples(samples, positions, keep, given.position_ids, n_rows)
         groups = ({POSITION_0: positions == 0} if self.position_0 else {}) | named.groups
         if self.skip_first:
             late = positions >= self.skip_first
@@ -112,17 +119,24 @@ class TokenNamer:
             groups[group] = (members if keep is None else members & keep).contiguous()
         return Tokens(keep, ((samples << 32) + positions).contiguous(), groups)
 
-    def _samples(self, samples, positions, keep, goes_on, position_ids, n_rows):
+    def _same_samples(self, samples, is_empty, n_rows: int, device: torch.device) -> torch.Tensor:
+        """Those of the forward pass before [B, 1]; new ones where the cache turns out to be empty (a static one, reset)."""
+        if samples is None:
+            samples = _to(self.samples, device)
+            if is_empty is not None:
+                new = torch.arange(n_rows, device=device) + _to(self.next, device)
+                samples = torch.where(is_empty, new, samples)
+                self.next += _to(is_empty * n_rows, self.next.device)
+        self.samples = _to(samples, device)
+        return self.samples[:, None]
+
+    def _new_samples(self, samples, positions, keep, position_ids, n_rows: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Samples [B, 1] or [B, S], and positions in them [S] or [B, S]."""
         device = positions.device
         if self.next is None:
             refuse_capture(device)
             with torch.inference_mode(False):  # or it could not be added to outside inference mode
                 self.next = torch.zeros((), dtype=torch.int64, device=device)
-        if goes_on and self.samples is not None and len(self.samples) == n_rows:
-            samples = self.samples if samples is None else samples
-            self.samples = _to(samples, device)
-            return self.samples[:, None], positions
         first = _to(self.next, device)
         begun = None  # how many samples began within rows, up to each token
         if samples is None:
@@ -133,7 +147,7 @@ class TokenNamer:
         self.next += n_rows
         if begun is not None:
             samples = samples + begun
-            self.next += begun[-1, -1]
+            self.next += _to(begun[-1, -1], self.next.device)
         self.samples = samples[:, -1]
         return samples, positions
 

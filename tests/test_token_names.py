@@ -101,6 +101,22 @@ def test_static_cache_without_mask_names_positions():
     assert ids_of(probe) == grid(range(2), 5)
 
 
+def test_a_static_cache_that_is_used_again_begins_new_samples():
+    """How many tokens it holds stands in a tensor; nothing waits to read it."""
+    from transformers import StaticCache
+
+    model, ids = tiny("llama"), random_ids(2, 5)
+    cache = StaticCache(config=model.config, max_cache_len=8)
+    with torch.no_grad(), attach(model, EMBEDDING, topk=1024) as probe:
+        for _ in range(2):
+            model(ids[:, :3], past_key_values=cache)
+            model(ids[:, 3:], past_key_values=cache)
+            cache.reset()
+        model(ids[:1, :1])
+    assert ids_of(probe) == grid(range(4), 5) + [(4, 0)]
+    assert probe.states["embedding_output"].summary().n_tokens == 21
+
+
 def test_generate_names_each_token_once():
     model, ids = tiny("llama"), random_ids(2, 3)
     model.generation_config.eos_token_id = None
