@@ -6,9 +6,9 @@ import triton.language as tl
 
 from . import triton_book as B
 from .triton_slow import slow_row
+from .triton_sums import add_exactly, flush_sum, open_sums
 
 BLOCK = tl.constexpr(512)  # 128 rows and one warp a program take half as long again
-_WINDOW = tl.constexpr(8)  # exponents that an exact sum takes at once
 
 
 @triton.jit
@@ -16,6 +16,7 @@ def fold_kernel(
     x_ptr, ids_ptr, book_ptr, rows_ptr, n_rows, inner, inner_stride, outer_stride, capacity, d, topk, t_abs, t_ratio,
     n_samples, first_tie, KIND: tl.constexpr, NAMED: tl.constexpr, COUNTS: tl.constexpr, MEDIANS: tl.constexpr,
     INT8: tl.constexpr, SAMPLES: tl.constexpr, MAX_TOPK: tl.constexpr, FOLLOWS: tl.constexpr,
+    SUMS: tl.constexpr,
 ):  # fmt: skip
     book_ptr = book_ptr.to(tl.pointer_type(tl.int64))
     pid, n_programs = tl.program_id(0), tl.num_programs(0)
@@ -26,12 +27,11 @@ def fold_kernel(
     medians = B.column(rows_ptr, capacity, B.MEDIAN, tl.int32)
     sums = B.column(rows_ptr, capacity, B.ROW_SUM, tl.float64)
     # Every address at once: one wait for all.
-    sum_bins = B.field(book_ptr, B.SUM, tl.int64)
     if MEDIANS:
-        ratio_bins, square_bins = B.field(book_ptr, B.RATIO_SUM, tl.int64), B.field(book_ptr, B.RATIO_SQUARE_SUM, tl.int64)
         table = B.field(book_ptr, B.RATIO_TABLE, tl.int64)
     first_token = tl.load(B.field(book_ptr, B.N_TOKENS, tl.int64))
 
+    exact = open_sums(SUMS)
     k = tl.arange(0, MAX_TOPK)
     kept_values = B.field(book_ptr, B.TOPK_VALUES, tl.int32)
     if pid == 0:
@@ -87,20 +87,21 @@ def fold_kernel(
         is_first = sick & ((id < bad[0]) | ((id == bad[0]) & (-2 - median < bad[1])))
         bad = (tl.where(is_first, id, bad[0]), tl.where(is_first, -2 - median, bad[1]))
 
-        add_exactly(sum_bins, tl.load(sums + row, mask=inside, other=0.0), on)
+        add_exactly(exact, 0, book_ptr, B.SUM, tl.load(sums + row, mask=inside, other=0.0), on, SUMS)
         if SAMPLES:
             n_outside += _samples(book_ptr, tops, id, first_token, start, row, n_rows, top, massive, on, n_samples, NAMED)
         if MEDIANS:
             finite = has_ratio & (r_bits < 0x7F800000)
             n_ratios += finite.to(tl.int32)
             wide = tl.where(finite, r, 0.0).to(tl.float64)
-            add_exactly(ratio_bins, wide, finite)
-            add_exactly(square_bins, wide * wide, finite)
+            add_exactly(exact, 1, book_ptr, B.RATIO_SUM, wide, finite, SUMS)
+            add_exactly(exact, 2, book_ptr, B.RATIO_SQUARE_SUM, wide * wide, finite, SUMS)
             _count_ratios(table, top, r_bits, has_ratio)
         if INT8:
-            int8 = B.column(rows_ptr, capacity, B.INT8, tl.float64) + tl.arange(0, 4)[:, None] * capacity.to(tl.int64)
-            addends = tl.load(int8 + row[None, :], mask=inside[None, :], other=0.0)
-            _add_four_exactly(book_ptr + B.INT8_SQUARE_SUM, addends, on)
+            for i in tl.static_range(4):
+                int8 = B.column(rows_ptr, capacity, B.INT8, tl.float64) + i * capacity.to(tl.int64)
+                addends = tl.load(int8 + row, mask=inside, other=0.0)
+                add_exactly(exact, 3 + i, book_ptr, B.INT8_SQUARE_SUM + i, addends, on, SUMS)
 
         # Of the rows in the order (m_t descending, id) the k first hold all of the k largest elements.
         wanted = (top >= 0) & (B.row_key(top, row, id, NAMED) >= bar) & (top >= last)
@@ -117,6 +118,14 @@ def fold_kernel(
                     offset = B.row_offset(one, n_rows, inner, inner_stride, outer_stride)
                     tl.store(places + place, _first_place(x_ptr, offset, d, tl.load(tops + one), KIND))
 
+    tl.debug_barrier()
+    flush_sum(exact, 0, book_ptr, B.SUM, SUMS)
+    if MEDIANS:
+        flush_sum(exact, 1, book_ptr, B.RATIO_SUM, SUMS)
+        flush_sum(exact, 2, book_ptr, B.RATIO_SQUARE_SUM, SUMS)
+    if INT8:
+        for i in tl.static_range(4):
+            flush_sum(exact, 3 + i, book_ptr, B.INT8_SQUARE_SUM + i, SUMS)
     B.leave_tied(book_ptr, first_tie + pid, tied_bits, n_tied)
     folded = book_ptr + B.FOLDED + pid * B.RECORD
     ratio_bits, id, m_bits, med_bits = best_ratio(ratio)
@@ -142,46 +151,6 @@ def fold_kernel(
     B.add(book_ptr, B.N_OUTSIDE_SAMPLES, tl.sum(n_outside, axis=0))
     if MEDIANS:
         B.add(book_ptr, B.N_RATIOS, tl.sum(n_ratios, axis=0))
-
-
-@triton.jit
-def _split(addends, on):
-    """Of float64 addends, rounded to 24 significant bits, the signed integers and the bins: -1 where there is nothing to add."""
-    bits = addends.to(tl.int64, bitcast=True)
-    significand = (bits & 4503599627370495) | 4503599627370496
-    index = ((bits >> 52) & 2047).to(tl.int32) - 638  # the exponent as frexp has it, from 2^-384
-    rest = significand & 536870911
-    mantissa = significand >> 29
-    mantissa += ((rest > 268435456) | ((rest == 268435456) & (mantissa & 1 == 1))).to(tl.int64)
-    return tl.where(bits < 0, -mantissa, mantissa), tl.where(on & (index >= 0), index, -1)
-
-
-@triton.jit
-def add_exactly(bins, addends, on):
-    """Add addends [BLOCK] to an exact sum."""
-    mantissa, index = _split(addends, on)
-    window = tl.arange(0, _WINDOW)
-    most = tl.max(index, axis=0)
-    while most >= 0:
-        exponents = most - window
-        sums = tl.sum(tl.where(index[None, :] == exponents[:, None], mantissa[None, :], 0), axis=1)
-        tl.atomic_add(bins + exponents, sums, mask=sums != 0, sem="relaxed")
-        index = tl.where(index > most - _WINDOW, -1, index)
-        most = tl.max(index, axis=0)
-
-
-@triton.jit
-def _add_four_exactly(fields, addends, on):
-    """Add addends [4, BLOCK] to four exact sums, whose addresses follow each other in the book, an exponent of each at a time."""
-    mantissa, index = _split(addends, on[None, :])
-    bins = tl.load(fields + tl.arange(0, 4)).to(tl.pointer_type(tl.int64))
-    most = tl.max(index, axis=1)
-    while tl.max(most, axis=0) >= 0:
-        mine = index == most[:, None]
-        sums = tl.sum(tl.where(mine, mantissa, 0), axis=1)
-        tl.atomic_add(bins + most, sums, mask=(most >= 0) & (sums != 0), sem="relaxed")
-        index = tl.where(mine, -1, index)
-        most = tl.max(index, axis=1)
 
 
 @triton.jit

@@ -20,6 +20,7 @@ from .triton_peaks import opening
 from .triton_read import read_kernel
 from .triton_shapes import shape_for
 from .triton_slow import slow_kernel
+from .triton_sums import opening as opening_of_sums
 
 KINDS = {"bfloat16": 0, "float16": 1, "float32": 2}
 MAX_ROWS = 1 << 22  # of one launch: 32 bytes a row are kept between the kernels
@@ -68,7 +69,8 @@ def kernels(o: Options, arch: int, aligned: bool, masked: bool, named: bool) -> 
     common["FOLLOWS"] = arch >= 90
     lists = {**common, "MASKED": masked, "MAX_TOPK": triton.next_power_of_2(o.topk), "N_PIECES": B.N_FOLDING}
     cols = min(4096, max(256, triton.next_power_of_2(o.d)))
-    folds = {"COUNTS": o.counts, "MEDIANS": o.medians, "INT8": o.int8_per_token, "SAMPLES": o.n_samples > 0}
+    folds = {"COUNTS": o.counts, "MEDIANS": o.medians, "INT8": o.int8_per_token, "SAMPLES": o.n_samples > 0,
+             "SUMS": opening_of_sums(7 if o.int8_per_token else 3 if o.medians else 1) if arch else ""}  # fmt: skip
     tiles = {}
     if shape is not None:
         bins = 0 if not o.counts or not arch else FINE_BINS if o.dtype == "float16" else WIDE_BINS
@@ -77,7 +79,7 @@ def kernels(o: Options, arch: int, aligned: bool, masked: bool, named: bool) -> 
                  "PEAKS": opening(shape.rows * shape.length * shape.chunks) if shape.shared and arch >= 90 else ""}  # fmt: skip
     parts = {
         "read": (read_kernel, {**tiles, **reads}, shape.warps) if shape else (slow_kernel, reads, 4),
-        "fold": (fold_kernel, {**common, **folds, "MAX_TOPK": lists["MAX_TOPK"]}, 8 if o.int8_per_token else 4),
+        "fold": (fold_kernel, {**common, **folds, "MAX_TOPK": lists["MAX_TOPK"]}, 4),
         "list": (list_kernel, {**lists, "COLS": cols, "TWO": o.d > cols}, cols // 512 if cols >= 1024 else 4),
         "order": (order_kernel, {**lists, "MINE": 8 if arch else 32, "OTHERS": 256 if arch else 1024}, 4),
     }
