@@ -38,18 +38,18 @@ class Row(NamedTuple):
 LEAN = (  # counts=False, medians=False
     Row(32, 16, 32, 1, 8, shared=True),  # -; 20 % at 64 with 32 rows and maxima in registers
     Row(64, 8, 64, 1, 12, shared=True),  # -; 23 % at 128 with 16 rows and maxima in registers
-    Row(512, 1, 128, 1, 24, shared=True),  # 85 % at 1024; 78 % with 2 rows
+    Row(512, 1, 128, 1, 24, shared=True),  # 87 % at 1024; 7 % less with 2 rows
     Row(1024, 1, 128, 1, 16, shared=True),  # 89 % at 2048
-    Row(2560, 1, 256, 2, 8, shared=True),  # 91 % at 4096, 89 % at 5120; 89 and 88 % with one warp and 12 programs
-    Row(5120, 1, 256, 2, 6, shared=True),  # 90 % at 8192
-    Row(10240, 1, 512, 4, 3, shared=True),  # 85 % at 18944
+    Row(2560, 1, 256, 2, 8, shared=True),  # 92 % at 4096, 91 % at 5120; 2 % less with one warp and 12 programs
+    Row(5120, 1, 256, 2, 6, shared=True),  # 91 % at 8192
+    Row(10240, 1, 512, 4, 3, shared=True),  # 86 % at 18944
     Row(18432, 1, 1024, 8, 1),  # 79 % at 36864
 )
 MEDIANS = (  # counts=False
     *LEAN[:2],
     Row(512, 2, 128, 1, 12, shared=True),  # 51 % at 1024; 48 % with one row and 16 programs
     Row(1024, 1, 128, 1, 16, shared=True),  # 70 % at 2048
-    Row(2560, 1, 128, 1, 12, shared=True),  # 84 % at 4096, 84 % at 5120
+    Row(2560, 1, 128, 1, 12, shared=True),  # 86 % at 4096, 86 % at 5120
     *LEAN[-3:],  # 77 % at 8192
 )
 INT8 = (  # counts=False, int8_per_token=True
@@ -57,7 +57,7 @@ INT8 = (  # counts=False, int8_per_token=True
     Row(64, 8, 64, 1, 8, shared=True),  # -
     Row(512, 1, 128, 1, 16, shared=True),  # 49 % at 1024
     Row(1024, 1, 128, 1, 12, shared=True),  # 63 % at 2048
-    Row(2560, 1, 128, 1, 12, shared=True),  # 78 % at 4096, 76 % at 5120; 67 and 69 % with two warps and 8 programs
+    Row(2560, 1, 128, 1, 12, shared=True),  # 81 % at 4096, 79 % at 5120; 11 % less with two warps and 8 programs
     *LEAN[-3:],  # 71 % at 8192
 )
 COUNTS = (  # a table of 32 KiB for each program: several warps share one
