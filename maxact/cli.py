@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
@@ -19,6 +18,7 @@ from .cli_model import (
     Backend,
     Device,
     Dtype,
+    Interrupted,
     ModelName,
     Output,
     Overwrite,
@@ -29,10 +29,11 @@ from .cli_model import (
     TrustRemoteCode,
     check_place,
     chosen_sites,
+    measuring,
     output_for,
     save_run,
 )
-from .terminal import AsJson, console, note, print_json, progress
+from .terminal import AsJson, console, note, print_json
 
 app = typer.Typer(
     add_completion=False,
@@ -117,7 +118,7 @@ def measure(
     )
 
     def measured(corpus, **options):
-        with progress() if rank == 0 else contextlib.nullcontext() as on_progress:
+        with measuring(rank) as on_progress:
             return run_measurement(
                 loaded.model,
                 loaded.tokenizer,
@@ -153,7 +154,7 @@ def measure(
 
         try:
             stressed = measured(stress_corpus(loaded.tokenizer))
-        except KeyboardInterrupt:
+        except Interrupted:
             interrupted = True
             note("Interrupted before anything of the stress inputs was measured.")
         else:
@@ -229,9 +230,8 @@ def main() -> None:
     except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
         print(who + _sentence(error), file=sys.stderr)
         code = 2
-    except (KeyboardInterrupt, typer.Abort) as error:
-        sentence = str(error) or "interrupted before anything was measured; nothing was written."
-        print(who + sentence, file=sys.stderr)
+    except (Interrupted, KeyboardInterrupt, typer.Abort) as error:
+        print(who + (str(error) or "interrupted."), file=sys.stderr)
         code = 130
     finally:
         signal.signal(signal.SIGTERM, before)

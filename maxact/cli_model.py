@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import tempfile
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from .terminal import note
+from .terminal import note, progress
 
 ModelName = Annotated[str, typer.Argument(help="A model directory, a .gguf file, a hub id, or smollm2-135m.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Run directory [runs/MODEL].")]
@@ -25,6 +26,20 @@ TrustRemoteCode = Annotated[
 TokensPerBatch = Annotated[int, typer.Option(min=1, help="Tokens of a batch, padding included.")]
 TopK = Annotated[int, typer.Option(min=1, max=1024, help="Largest elements to keep at each site.")]
 Backend = Annotated[str | None, typer.Option(help="One of those that maxact doctor lists.")]
+
+
+class Interrupted(Exception):
+    """A measurement was interrupted and gives no run; says what there is to say. Typer would swallow KeyboardInterrupt."""
+
+
+@contextlib.contextmanager
+def measuring(rank: int):
+    """The progress of a measurement, which the first of its processes shows. Raises Interrupted."""
+    try:
+        with progress() if rank == 0 else contextlib.nullcontext() as on_progress:
+            yield on_progress
+    except KeyboardInterrupt as error:
+        raise Interrupted(str(error) or "interrupted before anything was measured; nothing was written.") from None
 
 
 def chosen_sites(sites: str) -> str | list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Annotated
 
 import typer
@@ -22,10 +21,11 @@ from .cli_model import (
     TrustRemoteCode,
     check_place,
     chosen_sites,
+    measuring,
     output_for,
     save_run,
 )
-from .terminal import AsJson, console, note, print_json, progress
+from .terminal import AsJson, console, note, print_json
 
 app = typer.Typer()
 
@@ -70,7 +70,7 @@ def sweep(
         trust_remote_code=trust_remote_code,
         progress=say,
     )
-    with progress() if rank == 0 else contextlib.nullcontext() as on_progress:
+    with measuring(rank) as on_progress:
         run = run_sweep(
             loaded.model,
             loaded.tokenizer,

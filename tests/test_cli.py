@@ -210,6 +210,20 @@ def test_interrupted_by_the_keyboard_the_run_is_kept_and_says_it_is_partial(mode
     assert all(summary.n_tokens == run.provenance["n_tokens"] for summary in run.sites.values())
 
 
+def test_interrupted_before_the_first_batch_it_says_that_there_is_nothing(
+    model_directory, corpus, tmp_path, capsys, monkeypatch
+):
+    import maxact.measurement as module
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "forward", interrupted)
+    _, err = maxact("measure", model_directory, "--corpus", corpus, "-o", tmp_path / "r", code=130, capsys=capsys)
+    assert "maxact: interrupted before anything was measured; nothing was written." in err
+    assert not (tmp_path / "r").exists()
+
+
 def test_help_comes_fast_and_imports_no_pytorch():
     code = "import sys; sys.argv = ['maxact', '--help']\nfrom maxact.cli import app\n"
     code += (
