@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from .corpus import Corpus, Sample
@@ -15,7 +16,7 @@ class Encoded(NamedTuple):
     """What a model is given: ids, never empty; the index of the sample in its corpus; whether ids were cut; what each
     token is (codes of `token_kinds`), or nothing if all are the text's."""
 
-    ids: list[int]
+    ids: Sequence[int]  # as `encode` makes it an array of 4 bytes a token, where a list takes 36
     index: int
     domain: str
     truncated: bool
@@ -80,7 +81,7 @@ def encode(
             kinds = with_special(whole, bytes(len(front)) + (kinds or bytes(len(ids))), special)[:max_length]
             domain = corpus.samples[index].domain
             cut = len(whole) > max_length
-            encoded.append(Encoded(whole[:max_length], index, domain, cut, kinds if any(kinds) else b""))
+            encoded.append(Encoded(array("i", whole[:max_length]), index, domain, cut, kinds if any(kinds) else b""))
     if not encoded:
         fault = f", the first at {encoded.first_fault}" if encoded.first_fault else ""
         raise ValueError(

@@ -20,7 +20,8 @@ def identity(model, corpus_digest: str, encoded: Sequence[Encoded], settings: Ma
     """A flat, JSON-able dict; `settings` are the options of the measurement."""
     tokens = hashlib.sha256()
     for sample in encoded:
-        tokens.update(np.array([sample.index, len(sample.ids), *sample.ids], dtype="<i8").tobytes())
+        tokens.update(np.array([sample.index, len(sample.ids)], dtype="<i8").tobytes())
+        tokens.update(np.array(sample.ids, dtype="<i4").tobytes())
     config = getattr(model, "config", None)
     return {
         "model": type(model).__name__,

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch.distributed.fsdp import FSDPModule
 
@@ -142,7 +143,7 @@ def forward(
     ids = torch.zeros(len(batch), width, dtype=torch.long)
     mask = torch.zeros(len(batch), width, dtype=torch.bool)
     for row, i in enumerate(batch):
-        ids[row, : len(encoded[i].ids)] = torch.tensor(encoded[i].ids)
+        ids[row, : len(encoded[i].ids)] = torch.from_numpy(np.array(encoded[i].ids))
         mask[row, : len(encoded[i].ids)] = True
     device = input_device(model)
     groups = {}

@@ -55,7 +55,7 @@ def test_every_family_reads_the_same_text_in_its_own_tokens(published, tmp_path)
     corpus = load_paper_corpus(None, *published)
     other = save_tokenizer(["<unk>", "<s>", "values", "all", "of", "largest", "the"], tmp_path / "other")
     ids = encode(corpus, other)
-    by_text = {sample.text: e.ids for sample, e in zip(corpus.samples, ids)}
+    by_text = {sample.text: list(e.ids) for sample, e in zip(corpus.samples, ids)}
     assert by_text["<s> all largest"] == [1, 3, 5] and by_text["<s> 漢字 largest"] == [1, 0, 5]
 
 

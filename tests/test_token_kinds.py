@@ -25,7 +25,7 @@ def kinds(corpus, tokenizer, **options) -> list[list[int]]:
 
 def test_words_puts_its_tokens_where_these_tests_say():
     corpus = Corpus.from_texts(TEXTS)
-    assert [e.ids for e in encode(corpus, words(template=TURN), chat_template=True)][1] == [10, 9, 8, 3, 7, 11]
+    assert [list(e.ids) for e in encode(corpus, words(template=TURN), chat_template=True)][1] == [10, 9, 8, 3, 7, 11]
 
 
 def test_a_text_alone_is_of_one_kind_and_nothing_is_kept_of_it():
@@ -120,7 +120,7 @@ def test_a_run_measures_each_kind_as_attach_does_with_these_groups():
             codes = torch.tensor([list(sample.kinds)])
             names = {"content": codes == CONTENT, "special": codes == SPECIAL, "template": codes == TEMPLATE}
             probe.batch(groups=names)
-            model.model(torch.tensor([sample.ids]), attention_mask=torch.ones_like(codes))
+            model.model(torch.tensor([list(sample.ids)]), attention_mask=torch.ones_like(codes))
     assert probe.groups() == found
     whole = max(run.sites[f"layer_{i}_hidden"].absmax for i in range(N_LAYERS))
     assert max(n["absmax"] for group in ("content", "special", "template") for n in found[group].values()) == whole
