@@ -24,13 +24,21 @@ def coverage(site_map: SiteMap, states: Mapping[str, ProbeState]) -> list[dict]:
 
 
 def check(site_map: SiteMap, states: Mapping[str, ProbeState]) -> None:
-    """Raises RuntimeError, naming the sites, if one saw no tensor, or saw tokens more than once."""
+    """Raises RuntimeError, naming the sites, if one saw no tensor, saw tokens twice, or is a router's and no logits."""
     missing = [site.name for site in site_map.sites if site.name not in states]
     if missing:
         raise RuntimeError(
             f"{len(missing)} of {len(site_map.sites)} sites saw no tensor: {_few(missing)}; the forward pass went around "
             "these modules or around their hooks"
         )
+    for site in site_map.sites:
+        if site.kind == "moe_gate":
+            router = states[site.name].summary()
+            if router.min >= 0 and 0 < router.max <= 1:
+                raise RuntimeError(
+                    f"{site.name}: what {site.path} gives lies between 0 and 1: probabilities, not logits; choose sites "
+                    "without it"
+                )
     n_tokens = {site: int(states[site.name].fields["n_tokens"]) for site in site_map.sites if site.kind != EXPERTS}
     # Every token passes the residual stream once. Other sites can see fewer: embeddings that the caller computed.
     once = max((n for site, n in n_tokens.items() if site.kind == "hidden"), default=None)

@@ -41,6 +41,7 @@ NAMES = {
         "shared_transf.feed_forward", "mixer", "shared_mlp",
     ),
     "second MLP": ("mlps.1", "experts"),
+    "third MLP": ("mlp",),
     "shared expert": ("shared_experts", "shared_expert", "shared_mlp"),
     "shared expert of the layer": ("shared_mlp",),
     "up projection": (
@@ -54,9 +55,10 @@ NAMES = {
     "up projection of the layer": ("fc1", "intermediate.dense"),
     "down projection of the layer": ("fc2", "output.dense"),
     "router": ("gate", "router"),
+    "logits": ("layer", "wg", "proj", "gate", "classifier"),  # where a router makes more of them in itself
 }  # fmt: skip
 # A name that means the part only where another module lies beside: Qwen 1 has w1 and w2 but no w3, and its gate is w2.
-BESIDE = {("gate projection", "w1"): "w3", ("second MLP", "experts"): "router"}
+BESIDE = {("gate projection", "w1"): "w3", ("second MLP", "experts"): "router", ("third MLP", "mlp"): "mlps"}
 BUT = {"second attention": "attention", "second MLP": "MLP", "shared expert of the layer": "MLP"}  # never the same module
 RESULTS = {"attention result": ("attention", "output projection"), "MLP result": ("MLP", "down projection")}
 EITHER = ("mixer",)  # the MLP if experts or a down projection lie in it, else the attention

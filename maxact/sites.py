@@ -13,6 +13,9 @@ from torch import nn
 from .parts import GATE_FIRST, Skeleton, find_part, find_skeleton, recorders, step
 
 _MLP_OUTPUT = (("MLP result",), ("MLP",), ("down projection of the layer",))
+_ROUTER = (
+    ("MLP", "router", "logits"), ("MLP", "router"), ("router", "logits"), ("router",), ("third MLP", "router")
+)  # fmt: skip
 _SHARED = (("MLP", "shared expert"), ("shared expert of the layer",))
 _SHARED_GATE = tuple((*way, "gate projection") for way in _SHARED)
 _SHARED_ACT = tuple((*way, "down projection") for way in _SHARED)
@@ -45,7 +48,7 @@ KINDS = (
     Kind("layer_{i}_attn_output_2", (("second attention",),), "output", default=True, rare=True),
     Kind("layer_{i}_cross_attention_output", (("cross-attention result",), ("cross-attention",)), "output", True, True),
     Kind("layer_{i}_mlp_input", (("MLP", "up projection"), ("up projection of the layer",)), "input"),
-    Kind("layer_{i}_moe_gate", (("MLP", "router"), ("router",)), "output", default=True),
+    Kind("layer_{i}_moe_gate", _ROUTER, "output", default=True),
     Kind("layer_{i}_mlp_gate", (("MLP", "gate projection"),), "output", default=True),
     Kind("layer_{i}_mlp_act", (("MLP", "down projection"), ("down projection of the layer",)), "input"),
     Kind("layer_{i}_shared_expert_gate", _SHARED_GATE, "output", default=True, rare=True),
@@ -55,6 +58,7 @@ KINDS = (
     Kind("layer_{i}_mlp_gate_2", (("second MLP", "gate projection"),), "output", default=True, rare=True),
     Kind("layer_{i}_mlp_act_2", (("second MLP", "down projection"),), "input", rare=True),
     Kind("layer_{i}_mlp_output_2", (("second MLP",),), "output", default=True, rare=True),
+    Kind("layer_{i}_mlp_output_3", (("third MLP",),), "output", default=True, rare=True),
     Kind("layer_{i}_hidden", ((),), "output", default=True),
     Kind("final_layernorm", (("final norm",),), "output", default=True),
 )

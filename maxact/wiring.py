@@ -109,13 +109,13 @@ def _picked(site: Site, value):
     if site.n_experts is None:
         return value[site.element]
     tensors = (x for x in value if isinstance(x, torch.Tensor) and x.is_floating_point())
-    logits = next((x for x in tensors if x.shape[-1] == site.n_experts), None)
-    if logits is None:
+    logits = [x for x in tensors if x.shape[-1] == site.n_experts]
+    if not logits:
         raise TypeError(
             f"{site.name}: {site.path} gives no logits (no floating-point tensor of {site.n_experts} features); choose "
             "sites without it"
         )
-    return logits
+    return logits[-1]  # scores made of them come before
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -46,7 +46,7 @@ _ROWS = {
     "apertus arcee jais2 nemotron": Architecture(kinds="qoaidm"),
     (
         "aria_text deepseek_v2 llama4 llama4_text minimax_m3_vl_text qwen2_moe qwen3_5_moe qwen3_5_moe_text "
-        "qwen3_next solar_open mistral4 hunyuan_v1_moe dots1"
+        "qwen3_next solar_open mistral4 dots1 hunyuan_v1_moe"
     ): _moe(kinds="qoarGDSm"),
     (
         "axk1 axk2 bailing_hybrid exaone_moe glm4_moe_lite hy_v3 kimi_linear laguna deepseek_v32 glm_moe_dsa "
@@ -120,9 +120,6 @@ _ROWS = {
     "lfm2": Architecture(down="feed_forward.w2", norm="model.embedding_norm"),
     "lfm3": Architecture(
         added="+a~post_operator_norm +m~post_ffn_norm", down="feed_forward.w2", norm="model.embedding_norm"
-    ),
-    "longcat_flash": Architecture(
-        kinds="qoaQOAigdm12M", added=None, down="mlps.0.down_proj", why="experts on a shortcut"
     ),
     "megatron-bert": _bert(added="+a +m", ends="ef", norm="bert.encoder.ln"),
     "mimo_v2_flash": Architecture(kinds="qoaigdm,qoarm,qoaigdm,qoarm"),
@@ -252,7 +249,6 @@ _ROWS = {
     "lfm2_moe": Architecture(kinds="2*qoaigdm,2*qoarm", down="feed_forward.w2", norm="model.embedding_norm"),
     "esmc": Architecture(added=None, layers="esmc.layers", norm="esmc.norm", why="scaled"),
     "dbrx": _moe(layers="transformer.blocks", norm="transformer.norm_f"),
-    "gemma4_text": Architecture(kinds="qoairgdmM", added=None, merged=True, gated="tanh", router=False, why="scaled"),
     "qwen4_exp_text": _moe(kinds="qoarGDSm", added=None, ends="e", norm=None, merged=True, why="several streams"),
     "bart:encoder blenderbot-small:encoder marian:encoder mvp:encoder plbart:encoder": _bart(layers="layers"),
     "bigbird_pegasus:encoder": _bart(kinds="aidm", added="+a +m", layers="layers", merged=True),
@@ -283,15 +279,25 @@ _ROWS = {
     "cosmos3_edge": _vl(kinds="qoaidm", down="mlp.fc2"),
     "glm5_next": _vl(kinds="qoaigdm,qoarGDSm,qoaigdm,qoarGDSm", added=None, merged=True, why="several streams"),
     "esm": _gpt(down="output.dense", layers="esm.encoder.layer", norm="esm.encoder.emb_layer_norm_after"),
+    "longcat_flash": Architecture(
+        kinds="qoaQOAirgdm12M3", added=None, down="mlps.0.down_proj", why="experts on a shortcut"
+    ),
+    "gemma4_text": Architecture(kinds="qoairgdmM", added=None, merged=True, gated="tanh", why="scaled"),
 }
 ARCHITECTURES = {name: row for names, row in _ROWS.items() for name in names.split()}
+
+# Written down as they are in transformers 5.23, and otherwise before.
+CHANGED = """
+aria axk1 encoder-decoder encoder-decoder:encoder inkling_text longcat_flash minicpmv4_6 qwen2_5_omni_thinker
+qwen3_omni_moe_thinker switch_transformers switch_transformers:encoder video_llama_3
+""".split()
 
 # Model types that are refused, and the sentence that says why.
 REFUSED = {
     "albert": "1 layers found in albert.encoder.albert_layer_groups.0.albert_layers, but config.num_hidden_layers is 4",
     "cpmant": "embedding_output: a tensor of shape [2, 39, 32], expected [2, 7, d] or [14, d] like the tokens of this",
     "flaubert": "no layers found",
-    "fsmt": "layer_0_attn_input: a tensor of shape [7, 2, 32], expected [2, 7, d] or [14, d] like the tokens of this",
+    "fsmt": "layer_0_attn_input: a tensor of shape",
     "funnel": "2 layers found in funnel.decoder.layers, but config.num_hidden_layers is 12",
     "hrm_text": "4 layers found in model.L_module.layers, but config.num_hidden_layers is 32",
     "led:encoder": "embedding_output: a tensor of shape [2, 505, 32], expected [2, 7, d] or [14, d] like the tokens of this",

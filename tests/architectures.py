@@ -69,7 +69,7 @@ CHANGES = {
     "gemma3n_text": dict(num_kv_shared_layers=0, intermediate_size=48, hidden_size_per_layer_input=8),
     "gpt_neo": dict(attention_types=[[["global", "local"], 2]]),
     "hunyuan_v1_dense": dict(head_dim=8),
-    "hunyuan_v1_moe": dict(head_dim=8),
+    "hunyuan_v1_moe": dict(head_dim=8, num_experts=4, moe_topk=2),
     "ministral": dict(head_dim=8),
     "mamba2": dict(num_heads=8),
     "nemotron": dict(num_key_value_heads=2),
@@ -133,6 +133,13 @@ def model_class(model_type: str) -> type[PreTrainedModel]:
             name = names[model_type]
             return getattr(transformers, name if isinstance(name, str) else name[0])
     raise KeyError(model_type)
+
+
+def is_known(model_type: str) -> bool:
+    try:
+        return bool(model_class(model_type.partition(":")[0]))
+    except KeyError:
+        return False
 
 
 def shrink(config: PreTrainedConfig) -> dict:

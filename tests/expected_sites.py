@@ -9,7 +9,7 @@ KINDS = {
     "q": "attn_input", "o": "o_input", "a": "attn_output", "Q": "attn_input_2", "O": "o_input_2", "A": "attn_output_2",
     "c": "cross_attention_output", "i": "mlp_input", "r": "moe_gate", "g": "mlp_gate", "d": "mlp_act",
     "G": "shared_expert_gate", "D": "shared_expert_act", "S": "shared_expert_output", "m": "mlp_output",
-    "1": "mlp_gate_2", "2": "mlp_act_2", "M": "mlp_output_2",
+    "1": "mlp_gate_2", "2": "mlp_act_2", "M": "mlp_output_2", "3": "mlp_output_3",
 }  # fmt: skip
 
 

@@ -164,6 +164,17 @@ def test_a_router_that_keeps_its_logits_to_itself_is_an_error():
         model(torch.arange(6).view(1, 6))
 
 
+def test_a_router_that_gives_probabilities_is_an_error(bailing):
+    gate = bailing.model.layers[1].mlp.gate
+    gate.forward = lambda x, forward=gate.forward: (*forward(x)[:2], forward(x)[2].softmax(-1))
+    with torch.no_grad(), attach(bailing) as probe:
+        bailing(torch.arange(12).view(2, 6))
+    with pytest.raises(RuntimeError, match=(
+        "^layer_1_moe_gate: what model.layers.1.mlp.gate gives lies between 0 and 1: probabilities, not logits; choose "
+    )):  # fmt: skip
+        probe.check()
+
+
 def linear() -> nn.Linear:
     return nn.Linear(HIDDEN, HIDDEN)
 
