@@ -27,7 +27,7 @@ class Door(NamedTuple):
 
 
 def open_door(probe, device: torch.device) -> Door:
-    """A way for compiled code to `probe.enter_at`, `see_at` and `leave_at`, for as long as the probe lives."""
+    """A way for compiled code to `probe.enter_at`, `see_at` and the like, for as long as the probe lives."""
     with torch.inference_mode(False):
         door = Door(torch.zeros(1, dtype=torch.uint8, device=device), next(_keys))
     _probes[door.key] = probe
@@ -87,6 +87,10 @@ def see(door: Door, place: int, x: torch.Tensor) -> None:
     torch.ops.maxact.see(door.order, door.key, place, x)
 
 
+def see_experts(door: Door, place: int, product: torch.Tensor, hidden: torch.Tensor, index: torch.Tensor) -> None:
+    torch.ops.maxact.see_experts(door.order, door.key, place, product, hidden, index)
+
+
 def leave(door: Door, place: int) -> None:
     torch.ops.maxact.leave(door.order, door.key, place)
 
@@ -105,6 +109,11 @@ def _see(order, key, place, x) -> None:
         probe.see_at(place, x)
 
 
+def _see_experts(order, key, place, product, hidden, index) -> None:
+    if probe := _probes.get(key):
+        probe.see_experts_at(place, product, hidden, index)
+
+
 def _leave(order, key, place) -> None:
     if probe := _probes.get(key):
         probe.leave_at(place)
@@ -120,6 +129,7 @@ for _name, _arguments, _implementation in (
         _enter,
     ),
     ("see", ", Tensor x", _see),
+    ("see_experts", ", Tensor product, Tensor hidden, Tensor index", _see_experts),
     ("leave", "", _leave),
 ):
     # What they allocate must outlast a graph: the compiler's own CUDA graphs end before them and begin again after.

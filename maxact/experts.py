@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -170,15 +169,16 @@ def row_order(implementation: str) -> Callable[[torch.Tensor], tuple[torch.Tenso
 class Watch:
     """Sees the products of one module of experts, and changes nothing, until `remove`."""
 
-    def __init__(self, experts: nn.Module, tokens_of: Callable, see: Callable):
+    def __init__(self, experts: nn.Module, tokens_of: Callable, see: Callable, emit: Callable):
         """tokens_of: from the tokens' hidden states to (mask, ids in 32 bits), or None if they are not to be seen.
-        see: is given the product [rows, features], mask and token ids of its rows, and how many experts there are."""
-        self._experts, self._tokens_of, self._see = experts, tokens_of, see
+        see: is given the product [rows, features], mask and token ids of its rows, and how many experts there are.
+        emit: in traced code, is given the product, hidden states and experts of the tokens, to call `see_rows` later."""
+        self._experts, self._tokens_of, self._see, self._emit = experts, tokens_of, see, emit
         self._parameters = list(inspect.signature(experts.forward).parameters)
-        self._routed: tuple | None = None  # order, index, mask, ids: of the forward pass that is running
+        self._routed: tuple | None = None  # hidden states, and experts of each token: of the call that is running
+        self._watch_loop = torch.compiler.disable(self._watch_loop)  # nothing compiles it whole: how often it runs is data
         self._replaced = [
-            # Compiled code pauses here: what is kept between the two calls is of one forward pass, not of its trace.
-            Replaced(experts, "forward", torch.compiler.disable(self._forward)),
+            Replaced(experts, "forward", self._forward),
             Replaced(experts, "_apply_gate" if experts.has_gate else "act_fn", self._product),
         ]
 
@@ -189,27 +189,32 @@ class Watch:
     def _forward(self, original: Callable, *args, **kwargs):
         given = dict(zip(self._parameters, args, strict=False)) | kwargs
         hidden, index = (given[name] for name in self._parameters[:2])
+        if self._experts.config._experts_implementation in _EAGER:
+            return self._watch_loop(hidden, original, *args, **kwargs)
+        self._routed = hidden, index
+        try:
+            return original(*args, **kwargs)
+        finally:
+            self._routed = None
+
+    def _watch_loop(self, hidden: torch.Tensor, original: Callable, *args, **kwargs):
         tokens = self._tokens_of(hidden)
         if tokens is None:
             return original(*args, **kwargs)
-        implementation = self._experts.config._experts_implementation
-        if implementation in _EAGER:
-            loop = _Loop(self._experts, hidden, lambda x, token, expert: self._fold(x, token, expert, *tokens))
-        else:
-            self._routed, loop = (row_order(implementation), index, *tokens), nullcontext()
-        try:
-            with loop:
-                return original(*args, **kwargs)
-        finally:
-            self._routed = None
+        with _Loop(self._experts, hidden, lambda x, token, expert: self._fold(x, token, expert, *tokens)):
+            return original(*args, **kwargs)
 
     def _product(self, original: Callable, *args, **kwargs):
         product = original(*args, **kwargs)
         if self._routed is not None:
-            order, index, mask, ids = self._routed
-            if order is not None:
-                self._fold(product, *order(index), mask, ids)
+            (self._emit if torch.compiler.is_compiling() else self.see_rows)(product, *self._routed)
         return product
+
+    def see_rows(self, product: torch.Tensor, hidden: torch.Tensor, index: torch.Tensor) -> None:
+        """The product of all rows [rows, features], by the hidden states of the tokens and their experts [n, k]."""
+        tokens, order = self._tokens_of(hidden), row_order(self._experts.config._experts_implementation)
+        if tokens is not None and order is not None:
+            self._fold(product, *order(index), *tokens)
 
     def _fold(self, product, token, expert, mask, ids) -> None:
         mask = None if mask is None else mask[token]

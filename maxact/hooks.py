@@ -267,6 +267,11 @@ class Probe:
         """Mask and ids in 32 bits of the tokens given to a layer's experts, or None outside of a forward pass."""
         return None if self._tokens is None else _at(site, self._tokens.short, hidden)
 
+    def see_experts_at(self, place: int, product: torch.Tensor, hidden: torch.Tensor, index: torch.Tensor) -> None:
+        """Let the watch of the experts at this place of the site map see what compiled code computed."""
+        if self._wiring is not None:
+            self._wiring.watches[place].see_rows(product, hidden, index)
+
     def see_experts(self, site: Site, product: torch.Tensor, mask, token_ids: torch.Tensor, n_experts: int) -> None:
         """Fold in rows of a layer's experts."""
         _at(site, self._states.fold_experts, site, product, mask, token_ids, n_experts)

@@ -26,6 +26,7 @@ class Wiring:
         self._probe, self._sites = probe, probe.site_map.sites
         self._door = compiled.open_door(probe, device)
         self._handles: list = []
+        self.watches: dict[int, Watch] = {}  # by the place of their sites
         try:
             self._add(probe.model, probe.site_map, say_mask)
         except BaseException:
@@ -50,7 +51,9 @@ class Wiring:
         for place, site in enumerate(site_map.sites):
             module = model.get_submodule(site.path)
             if site.kind == EXPERTS:
-                hook = Watch(module, partial(self._probe.tokens_of, site), partial(self._probe.see_experts, site))
+                of, see = partial(self._probe.tokens_of, site), partial(self._probe.see_experts, site)
+                hook = Watch(module, of, see, partial(compiled.see_experts, self._door, place))
+                self.watches[place] = hook
             elif site.end == "input":
                 hook = module.register_forward_pre_hook(partial(self._see_input, place), with_kwargs=True)
             else:

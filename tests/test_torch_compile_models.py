@@ -160,9 +160,12 @@ def test_steps_from_a_cache_go_on_with_the_same_samples():
     assert set(compiler.n_sites()) == {N_SITES}
 
 
-def test_experts_are_seen_between_compiled_parts():
+@pytest.mark.parametrize("implementation", ["grouped_mm", "eager"])
+def test_experts_are_seen_too(implementation):
+    """In the graph of the whole model; the loop of "eager" is none that a compiler takes, and is seen between graphs."""
     model, compiler = tiny("qwen3_moe", num_hidden_layers=1), Compiler()
-    compiled = torch.compile(model, backend=compiler)
+    model.set_experts_implementation(implementation)
+    compiled = torch.compile(model, backend=compiler, fullgraph=implementation != "eager")
     with torch.no_grad():
         results = in_gemm(model, run=lambda model: call(compiled))
         assert "layer_0_experts_act" in results and compiler.n_sites()
