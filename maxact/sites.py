@@ -133,9 +133,22 @@ def _in_order(n_layers: int) -> Iterator[tuple[Kind, int | None]]:
 def _note(reasons: dict[str, list[int | None]], n_layers: int) -> str:
     parts = []
     for why, layers in reasons.items():
-        everywhere = len(layers) == n_layers or layers == [None]
-        parts.append(why if everywhere else f"layers {', '.join(map(str, layers))}: {why}")
+        if len(layers) == n_layers or layers == [None]:
+            parts.append(why)
+        else:  # the names that were looked for are of interest where nothing was found at all
+            parts.append(f"layers {_ranges(layers)}: {why.partition(' (looked for')[0]}")
     return "; ".join(parts)
+
+
+def _ranges(numbers: list[int]) -> str:
+    """[0, 1, 2, 4] as "0-2, 4"."""
+    runs: list[list[int]] = []
+    for n in numbers:
+        if runs and n == runs[-1][-1] + 1:
+            runs[-1].append(n)
+        else:
+            runs.append([n])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 def _matching(found: list[Site], patterns: list[str], model: nn.Module) -> list[Site]:
