@@ -16,7 +16,7 @@ app = typer.Typer()
 @app.command(epilog="Example: maxact show runs/smollm2-135m --kind mlp_output")
 def show(
     run: Annotated[Path, typer.Argument(help="A run directory.")],
-    kind: Annotated[str, typer.Option(help="Which sites to tabulate: hidden, mlp_output ..., or experts.")] = "hidden",
+    kind: Annotated[str, typer.Option(help="Which sites to tabulate: hidden, mlp_output ..., experts, or coverage.")] = "hidden",
     as_json: AsJson = False,
 ) -> None:
     """Print a run: M and its place, a table over layers, a picture."""

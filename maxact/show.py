@@ -27,6 +27,10 @@ def print_run(run: Run, console: Console, kind: str = "hidden") -> None:
         from .show_experts import print_experts
 
         return print_experts(run, console)
+    if kind == "coverage":
+        from .show_coverage import print_coverage
+
+        return print_coverage(run, console)
     layers = {site_layer(name): name for name in run.sites if site_kind(name) == kind and site_layer(name) is not None}
     if not layers:
         kinds = sorted({site_kind(name) for name in run.sites if site_layer(name) is not None})
