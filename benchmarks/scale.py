@@ -2,8 +2,8 @@
 `torchrun --nproc-per-node N -m benchmarks.scale tokens`.
 
 states  bytes of all states of a model on one device, from its shape alone
-files   bytes of a run directory and a checkpoint of a 64-layer model, and the seconds to write and read them
-merge   seconds to make one run of 1,000 shards, and the page of it
+files   bytes of a run directory and a checkpoint of a 64-layer model, and the CPU time to write and read them
+merge   CPU time to make one run of 1,000 shards, and the page of it
 tokens  tokens per second of `measure` over N processes, against the bare forward passes of the same batches
 
 Writes benchmarks/results/scale-DEVICE.csv, the rows of the parts that were run. scale_notes.md reckons with them.
@@ -111,9 +111,9 @@ def files() -> list[dict]:
         kept_size = sum(path.stat().st_size for path in (Path(folder) / "kept").iterdir())
     case = f"{shape}, default, {len(probe.states)} sites"
     for what, unit, value in [
-        ("run directory", "bytes", size), ("run, from states and saved", "seconds", run_s + save_s),
-        ("run, loaded", "seconds", load_s), ("checkpoint", "bytes", kept_size),
-        ("checkpoint, written", "seconds", keep_s),
+        ("run directory", "bytes", size), ("run, from states and saved", "CPU seconds", run_s + save_s),
+        ("run, loaded", "CPU seconds", load_s), ("checkpoint", "bytes", kept_size),
+        ("checkpoint, written", "CPU seconds", keep_s),
     ]:  # fmt: skip
         rows.append(row(what, case, unit, value))
     return rows
@@ -177,7 +177,7 @@ def merge(n: int = 1000) -> list[dict]:
         whole.save(Path(folder) / "whole")
         _, report_s = timed(lambda: write_report([Path(folder) / "whole"], Path(folder) / "report.html"))
     case = f"{shape}, default, {n} shards"
-    return [row("merge", case, "seconds", merge_s), row("report of the merged run", case, "seconds", report_s)]
+    return [row("merge", case, "CPU seconds", merge_s), row("report of the merged run", case, "CPU seconds", report_s)]
 
 
 class _Ids:
@@ -243,8 +243,9 @@ def device_name() -> str:
 
 
 def timed(function):
-    start = time.perf_counter()
-    return function(), time.perf_counter() - start
+    """What it returns, and the seconds of one core that it took: nothing here waits or runs on several."""
+    start = time.process_time()
+    return function(), time.process_time() - start
 
 
 def row(what: str, case: str, unit: str, value: float) -> dict:

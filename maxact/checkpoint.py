@@ -128,7 +128,7 @@ class Checkpoint:
         arrays = {"samples": np.array(sorted(samples), dtype=np.int64)}
         rows = [[*key, state.options.to_json()] for key, state in states.items()]
         about = {"identity": self._identity, "states": rows, "budget": budget, "seconds": seconds}
-        host = [state.host_arrays() for state in states.values()]  # waits for a GPU, which is no cost
+        host = [state.host_arrays(copy=False) for state in states.values()]  # waits for a GPU, which is no cost
         start = time.perf_counter()
         for i, state in enumerate(states.values()):
             arrays |= {f"{i}/{field}": array for field, array in pack(state.options, host[i]).items()}

@@ -174,15 +174,16 @@ class ProbeState:
         """
         return Summary(self.options, self.host_arrays())
 
-    def host_arrays(self) -> dict:
-        """Every field as a NumPy array on the host, by name; one copy."""
-        host = self.buffer.to("cpu", copy=True)  # the summary must not move when the state does
+    def host_arrays(self, *, copy: bool = True) -> dict:
+        """Every field as a NumPy array on the host, by name; one copy. copy=False: of a state on the CPU its own memory,
+        which moves when the state does."""
+        host = self.buffer.to("cpu", copy=copy)
         offsets, _ = _layout(self.options)
         return {f.name: _view(host, f, offsets[f.name]).numpy() for f in fields(self.options)}
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the state to a safetensors file: a temporary name first, then replaced. Raises OSError."""
-        storage.save_state(path, self.options, self.host_arrays())
+        storage.save_state(path, self.options, self.host_arrays(copy=False))
 
     @staticmethod
     def load(path: str | os.PathLike, device: torch.device | str = "cpu", backend: str | None = None) -> ProbeState:
