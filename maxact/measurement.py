@@ -116,7 +116,7 @@ def measure(
             )
         if all(len(e.ids) <= skip_first for e in encoded):
             raise ValueError(f"skip_first: {skip_first}, which leaves no token of the longest sample")
-        kept = Checkpoint(checkpoint, of, resume, team, note)
+        kept = Checkpoint(checkpoint, of | {"shard": list(shard)}, resume, team, note)
         budget = min(tokens_per_batch, kept.budget)
         work = Work(encoded, batches, budget, kept.samples, team.rank, team.size)
         done, whole, seconds = measure_batches(

@@ -52,7 +52,7 @@ class Team:
             self._store = dist.PrefixStore(f"maxact/{next(_calls)}", dist.distributed_c10d._get_default_store())
         self._ended = threading.Event()
         self._n_tokens = 0
-        self._n_tokens_of: dict[int, int] = {}  # by rank, as last heard
+        self._n_tokens_of = {rank: 0 for rank in range(self._n) if rank != self._place}  # as last heard
 
     def __enter__(self) -> Team:
         if self._store is not None:
@@ -126,7 +126,7 @@ class Team:
 
     def _watch(self) -> None:
         """In a thread: give signs of life, and report processes that give none."""
-        heard = {rank: ("", time.monotonic()) for rank in range(self._n) if rank != self._place}
+        heard = {rank: ("", time.monotonic()) for rank in self._n_tokens_of}
         for n in itertools.count():
             try:
                 self._store.set(f"beat/{self._place}", f"{n} {self._n_tokens}")

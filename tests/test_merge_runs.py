@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -99,6 +101,14 @@ def test_the_command_merges_and_says_what_is_missing(runs, tmp_path, capsys):
     assert "--overwrite" in err
     _, err = maxact("merge", runs / "1", runs / "1", "-o", tmp_path / "new", code=2, capsys=capsys)
     assert "holds, too" in err and not (tmp_path / "new").exists()
+
+
+def test_merging_needs_no_pytorch(runs, tmp_path):
+    code = "import sys; from maxact import cli; sys.argv = ['maxact', *sys.argv[1:]]\n"
+    code += "try: cli.main()\nexcept SystemExit as end: assert not end.code\nassert 'torch' not in sys.modules"
+    command = [sys.executable, "-c", code, "merge", *(runs / k for k in "123"), "-o", tmp_path / "merged"]
+    subprocess.run(command, check=True, capture_output=True)
+    assert files(tmp_path / "merged") == files(runs / "whole")
 
 
 def changed(run, folder, change) -> str:

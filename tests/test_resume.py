@@ -184,6 +184,7 @@ def test_an_error_of_the_model_keeps_what_was_measured_before(tmp_path):
         (dict(bos=True), "token_ids is"),
         (dict(sites="gemm"), "sites is 'gemm', before 'default'"),
         (dict(skip_first=1), "skip_first is 1, before 0"),
+        (dict(shard=(2, 3)), r"shard is \[2, 3\], before \[1, 1\]"),
     ],
 )
 def test_another_option_is_refused_by_its_name(tmp_path, often, change, difference):
