@@ -8,6 +8,7 @@ from pathlib import Path
 import processes
 import pytest
 import torch
+import torch.distributed as dist
 from test_cli import model_directory  # noqa: F401
 from test_data_parallel import without_hardware
 from test_measure import Faulty, Letters
@@ -16,8 +17,9 @@ from tiny_models import one_thread, tiny  # noqa: F401
 from torch.distributed.fsdp import fully_shard
 from transformers import AutoModelForCausalLM
 
-from maxact import load_model, measure
+from maxact import attach, load_model, measure
 from maxact.run import Run
+from maxact.split import Split, split_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -150,6 +152,18 @@ def test_fsdp_has_the_bits_of_one_process_also_when_batches_do_not_share_out_eve
         assert mine[0] == whole[0]
         for key in mine[1].keys() - {"identity", "model"}:  # sharded weights are in no digest
             assert mine[1][key] == whole[1][key], key
+
+
+def test_a_split_that_cannot_be_measured_right_is_an_error(monkeypatch):
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda *group: 4)
+    model = tiny("llama")
+    assert split_of(model) == Split()
+    model._tp_size = 2
+    with pytest.raises(ValueError, match="tensor parallel over 2 of 4 processes, expected one of them over all"):
+        split_of(model)
+    with pytest.raises(ValueError, match="tensor parallel over 2 of 4 processes"):
+        attach(model)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 1, reason="offloads what does not fit on a GPU")
