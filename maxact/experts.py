@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from .replaced import Replaced
 from .sites import Site, SiteMap, _note, find_sites
+from .spread_experts import spread_of
 
 KIND = "experts_act"
 _EAGER = (None, "eager")
@@ -87,11 +88,12 @@ def _experts_path(layer: nn.Module) -> str:
     if len(found) > 1:
         raise LookupError(f"more than one set of experts: {', '.join(path for path, _ in found)}")
     path, experts = found[0]
-    if getattr(experts, "_is_expert_parallel", False):
+    implementation = experts.config._experts_implementation
+    is_spread = getattr(experts, "_is_expert_parallel", False)
+    if is_spread and (implementation in _EAGER or spread_of(experts) is None):
         raise LookupError("the experts are spread over processes")
     if experts.down_proj.dtype not in _WEIGHTS:
         raise LookupError(f"the experts' weights are {str(experts.down_proj.dtype).removeprefix('torch.')}")
-    implementation = experts.config._experts_implementation
     if implementation not in _EAGER and row_order(implementation) is None:
         raise LookupError(f"the order of rows of the experts implementation {implementation!r} is not known")
     return path
@@ -174,6 +176,8 @@ class Watch:
         see: is given the product [rows, features], mask and token ids of its rows, and how many experts there are.
         emit: in traced code, is given the product, hidden states and experts of the tokens, to call `see_rows` later."""
         self._experts, self._tokens_of, self._see, self._emit = experts, tokens_of, see, emit
+        self._spread = spread_of(experts) if getattr(experts, "_is_expert_parallel", False) else None
+        self._n_experts = experts.down_proj.shape[0]
         self._parameters = list(inspect.signature(experts.forward).parameters)
         self._routed: tuple | None = None  # hidden states, and experts of each token: of the call that is running
         self._watch_loop = torch.compiler.disable(self._watch_loop)  # nothing compiles it whole: how often it runs is data
@@ -214,12 +218,14 @@ class Watch:
         """The product of all rows [rows, features], by the hidden states of the tokens and their experts [n, k]."""
         tokens, order = self._tokens_of(hidden), row_order(self._experts.config._experts_implementation)
         if tokens is not None and order is not None:
+            if self._spread is not None:
+                product, order = self._spread.whole(product, index, order), _by_token
             self._fold(product, *order(index), *tokens)
 
     def _fold(self, product, token, expert, mask, ids) -> None:
         mask = None if mask is None else mask[token]
         upper = (expert.long() if isinstance(expert, torch.Tensor) else expert) << 32
-        self._see(product, mask, upper | ids[token], self._experts.down_proj.shape[0])
+        self._see(product, mask, upper | ids[token], self._n_experts)
 
 
 class _Loop(TorchFunctionMode):
