@@ -4,43 +4,20 @@ from __future__ import annotations
 
 from functools import partial
 
+from encoder_table import ENCODER_ROWS
 from expected_sites import Architecture
 
 _moe = partial(Architecture, kinds="qoarm", down=None)
+
 _vl = partial(Architecture, layers="model.language_model.layers", norm="model.language_model.norm")
+
 _gpt = partial(Architecture, kinds="qoaidm", layers="transformer.h", norm="transformer.ln_f")
-_bert = partial(
-    Architecture,
-    kinds="qoaidm",
-    added="+a |attention.output.LayerNorm +m |output.LayerNorm",
-    down="output.dense",
-    layers="bert.encoder.layer",
-    ends="e",
-    norm=None,
-)
-_bart = partial(
-    Architecture,
-    kinds="qoaidm",
-    added="+a |self_attn_layer_norm +m |final_layer_norm",
-    down="fc2",
-    layers="model.decoder.layers",
-    ends="e",
-    norm=None,
-)
-_t5 = partial(
-    Architecture,
-    kinds="qoacidm",
-    added="+a +c +m",
-    down="layer.2.DenseReluDense.wo",
-    layers="decoder.block",
-    norm="decoder.final_layer_norm",
-)
 
 _ROWS = {
     (
         "cohere cohere2 cwm diffllama emu3 ernie4_5 glm granite granite_swa helium internlm3 iquestcoder llama "
         "ministral3 mistral olmo phi3 phi4_multimodal qwen2 qwen3 qwen3_5 qwen3_5_text seed_oss smollm3 stablelm "
-        "youtu evolla eurobert ultrabert hunyuan_v1_dense ministral"
+        "youtu evolla eurobert ultrabert hunyuan_v1_dense ministral higgs_audio_v2"
     ): Architecture(),
     "afmoe": Architecture(kinds="qoaigdm,3*qoarGDSm", added="+a~post_attention_layernorm +m~post_mlp_layernorm"),
     "apertus arcee jais2 nemotron": Architecture(kinds="qoaidm"),
@@ -52,28 +29,16 @@ _ROWS = {
         "axk1 axk2 bailing_hybrid exaone_moe glm4_moe_lite hy_v3 kimi_linear laguna deepseek_v32 glm_moe_dsa "
         "dots3_note_text"
     ): Architecture(kinds="qoaigdm,qoarGDSm,qoaigdm,qoarGDSm"),
-    "bart blenderbot-small marian mvp plbart": _bart(
-        kinds="qoacidm", added="+a |self_attn_layer_norm +c |encoder_attn_layer_norm +m |final_layer_norm"
-    ),
     "beam": Architecture(kinds="qoaigdm,qoarm,qoaigdm,qoarm", added=None, why="scaled"),
-    "bert bert-generation big_bird": _bert(),
-    "bigbird_pegasus": _bart(kinds="qoacidm", added="+a +c +m", merged=True),
     "biogpt": _gpt(down="fc2", layers="biogpt.layers", norm="biogpt.layer_norm"),
     "bitnet": Architecture(gated=None),
-    "blenderbot mbart pegasus m2m_100 pegasus_x": _t5(
-        down="fc2", layers="model.decoder.layers", norm="model.decoder.layer_norm"
-    ),
     "bloom falcon": _gpt(down="mlp.dense_4h_to_h"),
-    "camembert roberta xlm-roberta": _bert(layers="roberta.encoder.layer"),
     "codegen gptj": _gpt(down="mlp.fc_out"),
     "cohere2_moe gpt_oss granitemoe granitemoe_swa mellum minimax_m2 mixtral olmoe phimoe qwen3_moe": _moe(),
     "ctrl": _gpt(kinds="qoam", down=None, norm="transformer.layernorm"),
-    "data2vec-text": _bert(layers="data2vec_text.encoder.layer"),
     "deepseek_v3": Architecture(kinds="3*qoaigdm,qoarGDSm"),
     "deepseek_v4": _moe(kinds="qoarGDSm", added=None, merged=True, why="several streams"),
     "doge minicpm3": Architecture(added=None, why="scaled"),
-    "electra": _bert(layers="electra.encoder.layer"),
-    "ernie": _bert(layers="ernie.encoder.layer"),
     "ernie4_5_moe glm4_moe": Architecture(kinds="qoaigdm,3*qoarGDSm"),
     "exaone4 olmo2 olmo3": Architecture(added="+a~post_attention_layernorm +m~post_feedforward_layernorm"),
     "falcon_h1": Architecture(
@@ -90,13 +55,12 @@ _ROWS = {
     "gemma3 gemma4_unified shieldgemma2": _vl(
         added="+a~post_attention_layernorm +m~post_feedforward_layernorm", gated="tanh"
     ),
-    "git": _bert(layers="git.encoder.layer"),
     "glm4": Architecture(added="+a~post_self_attn_layernorm +m~post_mlp_layernorm"),
     (
         "got_ocr2 moss_transcribe_diarize aya_vision cohere2_vision cosmos3_omni deepseek_vl deepseek_vl_hybrid "
         "internvl lighton_ocr llava llava_next llava_next_video llava_onevision minicpm_ocr minicpmv4_6 minicpmv4_7 "
         "mistral3 ovis2 paddleocr_vl pp_chart2table qianfan_ocr qwen2_5_omni_thinker qwen2_5_vl qwen2_vl qwen3_vl "
-        "video_llama_3 video_llava vipllava audioflamingo3 glmasr qwen2_audio qwen3_asr voxtral"
+        "video_llama_3 video_llava vipllava audioflamingo3 glmasr qwen2_audio qwen3_asr voxtral vibevoice"
     ): _vl(),
     "gpt-sw3 gpt2 gpt_bigcode gpt_neo": _gpt(down="mlp.c_proj"),
     "gpt_neox": _gpt(down="mlp.dense_4h_to_h", layers="gpt_neox.layers", norm="gpt_neox.final_layer_norm"),
@@ -121,7 +85,6 @@ _ROWS = {
     "lfm3": Architecture(
         added="+a~post_operator_norm +m~post_ffn_norm", down="feed_forward.w2", norm="model.embedding_norm"
     ),
-    "megatron-bert": _bert(added="+a +m", ends="ef", norm="bert.encoder.ln"),
     "mimo_v2_flash": Architecture(kinds="qoaigdm,qoarm,qoaigdm,qoarm"),
     "minimax": _moe(added="|input_layernorm +a |post_attention_layernorm +m"),
     "modernbert-decoder modernbert": Architecture(down="mlp.Wo", norm="model.final_norm", gated="gelu"),
@@ -134,23 +97,16 @@ _ROWS = {
         added="+a +m,+a~post_attention_layernorm +m~post_feedforward_layernorm,+a +m,+a~post_attention_layernorm +m~post_feedforward_layernorm",
     ),
     "openai-gpt": _gpt(added="+a |ln_1 +m |ln_2", down="mlp.c_proj", ends="e", norm=None),
-    "opt": _bart(added="+a +m", ends="ef", norm="model.decoder.final_layer_norm"),
     "persimmon": Architecture(kinds="qoaidm", down="mlp.dense_4h_to_h", norm="model.final_layernorm"),
     "phi": Architecture(kinds="qoaidm", down="mlp.fc2", norm="model.final_layernorm"),
     "recurrent_gemma": Architecture(down="mlp_block.down_proj", norm="model.final_norm", gated="tanh"),
-    "rembert": _bert(layers="rembert.encoder.layer"),
     "roberta-prelayernorm": _gpt(
         down="output.dense", layers="roberta_prelayernorm.encoder.layer", norm="roberta_prelayernorm.LayerNorm"
     ),
-    "roc_bert": _bert(layers="roc_bert.encoder.layer"),
-    "roformer": _bert(layers="roformer.encoder.layer"),
     "rwkv": _moe(kinds="am", added="|pre_ln +a +m,3*+a +m", layers="rwkv.blocks", norm="rwkv.ln_out"),
     "starcoder2": Architecture(kinds="qoaidm", down="mlp.c_proj"),
-    "trocr": _bart(),
-    "whisper": _bart(added="+a +m", ends="ef", norm="model.decoder.layer_norm"),
     "xglm": Architecture(kinds="qoaidm", down="fc2", norm="model.layer_norm"),
     "xlm-roberta-xl": _gpt(down="output.dense", layers="roberta.encoder.layer", norm="roberta.encoder.LayerNorm"),
-    "xmod": _bert(added=None, layers="roberta.encoder.layer", why="adapters"),
     "zamba": Architecture(
         kinds="qoa,qoaQOAigdm,qoa,qoaQOAigdm",
         added="+a,+A,+a,+A",
@@ -188,38 +144,6 @@ _ROWS = {
     "muse_glimmer": _vl(added="+a~post_attention_layernorm +m~post_feedforward_layernorm"),
     "paligemma": _vl(gated="tanh"),
     "qwen3_omni_moe_thinker qwen3_vl_moe": _vl(kinds="qoarm", down=None),
-    "t5gemma2": Architecture(
-        added="+a~post_self_attn_layernorm +m~post_feedforward_layernorm",
-        layers="model.decoder.layers",
-        norm="model.decoder.norm",
-        gated="tanh",
-    ),
-    "encoder-decoder": _bert(layers="decoder.bert.encoder.layer"),
-    "led": _bart(
-        kinds="qoacidm",
-        added="+a |self_attn_layer_norm +c |encoder_attn_layer_norm +m |final_layer_norm",
-        layers="led.decoder.layers",
-    ),
-    "longt5 t5": _t5(),
-    "mt5 umt5": _t5(kinds="qoacigdm", gated="tanh"),
-    "nllb-moe": _bart(
-        kinds="3*qoacidm,qoacrm", added="+a +c +m", down="ffn.fc2", ends="ef", norm="model.decoder.layer_norm"
-    ),
-    "seamless_m4t seamless_m4t_v2": _t5(down="ffn.fc2", layers="text_decoder.layers", norm="text_decoder.layer_norm"),
-    "switch_transformers": _t5(kinds="qoacrm", down=None),
-    "t5gemma": Architecture(
-        kinds="qoacigdm",
-        added="+a~post_self_attn_layernorm +c~post_cross_attn_layernorm +m~post_feedforward_layernorm",
-        layers="model.decoder.layers",
-        norm="model.decoder.norm",
-        gated="tanh",
-    ),
-    "convbert": _bert(layers="convbert.encoder.layer"),
-    "deberta deberta-v2": _bert(layers="deberta.encoder.layer"),
-    "distilbert": _bert(
-        added="+a |sa_layer_norm +m |output_layer_norm", down="ffn.lin2", layers="distilbert.transformer.layer"
-    ),
-    "fnet": _bert(kinds="idm", added=None, layers="fnet.encoder.layer", why="a Fourier transform"),
     "gte": Architecture(
         added="+a |post_attention_layernorm +m |post_mlp_layernorm",
         layers="gte.layers",
@@ -227,54 +151,18 @@ _ROWS = {
         norm=None,
         gated="gelu",
     ),
-    "ibert": _bert(added=None, layers="ibert.encoder.layer", why="integer arithmetic"),
-    "jina_embeddings_v3": _bert(
-        added="+a |post_attention_layernorm +m |post_mlp_layernorm", down="mlp.fc2", layers="roberta.layers"
-    ),
-    "layoutlm": _bert(layers="layoutlm.encoder.layer"),
-    "mobilebert": _bert(added=None, layers="mobilebert.encoder.layer", why="a bottleneck around it"),
     "modernvbert": Architecture(
         down="mlp.Wo", layers="model.text_model.layers", norm="model.text_model.final_norm", gated="gelu"
     ),
-    "mpnet": _bert(added="+a |attention.LayerNorm +m |output.LayerNorm", layers="mpnet.encoder.layer"),
-    "mra": _bert(layers="mra.encoder.layer"),
     "nomic_bert": Architecture(
         added="+a |post_attention_layernorm +m |post_mlp_layernorm", layers="nomic_bert.layers", ends="e", norm=None
     ),
-    "nystromformer": _bert(layers="nystromformer.encoder.layer"),
-    "tapas": _bert(layers="tapas.encoder.layer"),
-    "yoso": _bert(layers="yoso.encoder.layer"),
     "bamba": Architecture(down="feed_forward.down_proj", norm="model.final_layernorm"),
     "gemma3n_text": Architecture(added=None, merged=True, gated="tanh", why="several streams"),
     "lfm2_moe": Architecture(kinds="2*qoaigdm,2*qoarm", down="feed_forward.w2", norm="model.embedding_norm"),
     "esmc": Architecture(added=None, layers="esmc.layers", norm="esmc.norm", why="scaled"),
     "dbrx": _moe(layers="transformer.blocks", norm="transformer.norm_f"),
     "qwen4_exp_text": _moe(kinds="qoarGDSm", added=None, ends="e", norm=None, merged=True, why="several streams"),
-    "bart:encoder blenderbot-small:encoder marian:encoder mvp:encoder plbart:encoder": _bart(layers="layers"),
-    "bigbird_pegasus:encoder": _bart(kinds="aidm", added="+a +m", layers="layers", merged=True),
-    "blenderbot:encoder m2m_100:encoder mbart:encoder pegasus:encoder": _gpt(
-        down="fc2", layers="layers", norm="layer_norm"
-    ),
-    "encoder-decoder:encoder": _bert(layers="encoder.layer"),
-    "mt5:encoder umt5:encoder": Architecture(
-        down="layer.1.DenseReluDense.wo", layers="block", norm="final_layer_norm", gated="tanh"
-    ),
-    "nllb-moe:encoder": Architecture(kinds="3*qoaidm,qoarm", down="ffn.fc2", layers="layers", norm="layer_norm"),
-    "prophetnet:encoder": _bert(
-        kinds="qoam", added="+a |self_attn_layer_norm +m |feed_forward_layer_norm", down=None, layers="layers"
-    ),
-    "seamless_m4t:encoder seamless_m4t_v2:encoder": _gpt(down="ffn.fc2", layers="layers", norm="layer_norm"),
-    "switch_transformers:encoder": _moe(layers="block", norm="final_layer_norm"),
-    "t5:encoder longt5:encoder": _gpt(down="layer.1.DenseReluDense.wo", layers="block", norm="final_layer_norm"),
-    "t5gemma:encoder": Architecture(
-        added="+a~post_self_attn_layernorm +m~post_feedforward_layernorm", layers="layers", norm="norm", gated="tanh"
-    ),
-    "t5gemma2:encoder": Architecture(
-        added="+a~post_self_attn_layernorm +m~post_feedforward_layernorm",
-        layers="text_model.layers",
-        norm="text_model.norm",
-        gated="tanh",
-    ),
     "gemma4": _vl(added=None, merged=True, gated="tanh", why="scaled"),
     "cosmos3_edge": _vl(kinds="qoaidm", down="mlp.fc2"),
     "glm5_next": _vl(kinds="qoaigdm,qoarGDSm,qoaigdm,qoarGDSm", added=None, merged=True, why="several streams"),
@@ -283,8 +171,26 @@ _ROWS = {
         kinds="qoaQOAirgdm12M3", added=None, down="mlps.0.down_proj", why="experts on a shortcut"
     ),
     "gemma4_text": Architecture(kinds="qoairgdmM", added=None, merged=True, gated="tanh", why="scaled"),
+    "clip_text_model tipsv2_text_model": _gpt(down="mlp.fc2", layers="encoder.layers", norm="final_layer_norm"),
+    "cosmos3_edge_text": _gpt(down="mlp.fc2", layers="layers", norm="norm"),
+    "glm5_next_text": Architecture(
+        kinds="qoaigdm,qoarGDSm,qoaigdm,qoarGDSm",
+        added=None,
+        layers="layers",
+        norm="norm",
+        merged=True,
+        why="several streams",
+    ),
+    "granite_docling_text": Architecture(added=None, layers="layers", norm="norm", why="scaled"),
+    "imagegpt": _gpt(down="mlp.c_proj", layers="h", norm="ln_f"),
+    "mistral_large4_text": Architecture(kinds="qoaigdm,qoarGDSm,qoaigdm,qoarGDSm", layers="layers", norm="norm"),
+    "molmo2_text qwen3_vl_text": Architecture(layers="layers", norm="norm"),
+    "muse_glimmer_text": Architecture(
+        added="+a~post_attention_layernorm +m~post_feedforward_layernorm", layers="layers", norm="norm"
+    ),
+    "openai_privacy_filter qwen3_vl_moe_text": _moe(layers="layers", norm="norm"),
 }
-ARCHITECTURES = {name: row for names, row in _ROWS.items() for name in names.split()}
+ARCHITECTURES = {name: row for names, row in (_ROWS | ENCODER_ROWS).items() for name in names.split()}
 
 # Written down as they are in transformers 5.23, and otherwise before.
 CHANGED = """

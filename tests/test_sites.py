@@ -254,3 +254,18 @@ def test_router_sites_hold_the_logits_of_flattened_tokens(model_type):
     for i in range(N_LAYERS):
         state = fused_probe(logits[i].view(2, 5, 4), mask=mask.bool(), token_ids=token_ids)
         assert torch.equal(probe.states[f"layer_{i}_moe_gate"].buffer, state.buffer)
+
+
+def test_what_torch_compile_wraps_is_stepped_through():
+    plain, layers, whole = tiny("llama"), tiny("llama"), tiny("llama")
+    for i, layer in enumerate(layers.model.layers):
+        layers.model.layers[i] = torch.compile(layer)
+    whole = torch.compile(whole)
+    expected = find_sites(plain, "gemm").sites
+    for model in (layers, whole):
+        sites = find_sites(model, "gemm").sites
+        assert [site.name for site in sites] == [site.name for site in expected]
+        assert [site.path.replace("_orig_mod.", "").replace("._orig_mod", "") for site in sites] == [
+            site.path for site in expected
+        ]
+        assert not any(hasattr(model.get_submodule(site.path), "_orig_mod") for site in sites)
