@@ -12,7 +12,7 @@ from .limits import LIMITS
 from .markdown import printable, table, text
 from .published import CITATION, checkpoint, checkpoints
 from .run import ROUTERS, Run, site_kind, site_layer
-from .show import decibel, number, room
+from .show import PARTIAL, counted, decibel, number, percent, room, sun_test
 
 PICTURE = (
     "maxact-absmax.svg"  # a file beside the card: GitHub and the hub take pictures from files, not from data: URIs
@@ -36,7 +36,7 @@ def _headline(run: Run) -> str:
     peaks = run.peaks()
     first = peaks[0]
     where = f"`{first.site}`" if re.fullmatch(r"\w+", first.site, re.ASCII) else text(first.site)
-    tied = f" (and in {_n(len(peaks) - 1, 'more site')}, where it is the same)" if len(peaks) > 1 else ""
+    tied = f" (and in {counted(len(peaks) - 1, 'more site')}, where it is the same)" if len(peaks) > 1 else ""
     token = run.token_text(first.sample, first.position)
     named = "the token" if token is None else f"the token “{text(token)}”"
     expert = "" if first.expert is None else f"expert {first.expert}, "
@@ -46,11 +46,11 @@ def _headline(run: Run) -> str:
         f"{_known(first.sample)}."
     ]
     if run.partial:
-        lines.append("**The measurement was interrupted: this is not the whole corpus.**")
+        lines.append(f"**Partial: {PARTIAL}.**")
     bad = [name for name in run.sites if run.sites[name].n_nan or run.sites[name].n_inf]
     if bad:
         lines.append(
-            f"**nan or inf in {_n(len(bad), 'site')}, first {text(bad[0])}; all figures are of the finite values.**"
+            f"**nan or inf in {counted(len(bad), 'site')}, first {text(bad[0])}; every figure is over the finite elements.**"
         )
     return " ".join(lines)
 
@@ -78,13 +78,13 @@ def _sun(run: Run) -> str:
     hidden = [run.sites[name] for name in run.sites if site_kind(name) == "hidden"]
     if not hidden:
         return "the residual stream was not measured"
-    rule = f"\\|x\\| > {number(hidden[0].options.t_abs)} and > {number(hidden[0].options.t_ratio)} medians of the token"
+    rule = sun_test(run).replace("|", "\\|")
     layers = sum(summary.n_massive_tokens > 0 for summary in hidden)
     ratio = max((s.ratio_max for s in hidden if not math.isnan(s.ratio_max)), default=math.nan)
     found = (
-        f"{_n(sum(s.n_massive_tokens for s in hidden), 'token')}, summed over {layers} of {_n(len(hidden), 'layer')}"
+        f"{counted(sum(s.n_massive_tokens for s in hidden), 'token')}, summed over {layers} of {counted(len(hidden), 'layer')}"
         if layers
-        else f"none in {_n(len(hidden), 'layer')}"
+        else f"none in {counted(len(hidden), 'layer')}"
     )
     return f"{found} ({rule}); the largest ratio of the residual stream is {number(ratio)}"
 
@@ -114,14 +114,15 @@ def _quantization(run: Run) -> Iterator[str]:
         if kind not in ROUTERS and sites:
             rows.append(_row(run, min(sites, key=lambda name: run.sites[name].quantization_error("int8").sqnr_db)))
     if not rows:
-        yield "The run holds no counts of magnitudes, so nothing is known of quantization."
+        yield "The run holds no counts of magnitudes other than 0, so nothing is known of quantization."
         return
     yield "### INT-8: signal to noise, in dB"
-    headings = ["site", "one scale at max", "at q0.999", "at least error", "a scale per token", "becomes 0", "M / rms"]
+    headings = ["site", "max", "q0.999", "mse", "per token", "zeroed", "M / rms"]
     yield table(headings, rows)
     yield (
-        "Of each kind the site with the least at max, symmetric, round to nearest. *Becomes 0*: share of the values other "
-        "than 0 that one scale at max turns into 0. A figure in dB follows the energy, of which a few tokens may hold the "
+        "Of each kind the site with the least at max. One symmetric scale per tensor, at the largest value (*max*), the 0.999 "
+        "quantile or the threshold of the least squared error (*mse*), beside a scale *per token*. *Zeroed*: share of the "
+        "values other than 0 that become 0 at max. *M / rms*: of the site. A figure in dB follows the energy, of which a few tokens may hold the "
         "most: read it beside the last three columns. It says nothing of the quality of a quantized model."
     )
 
@@ -134,13 +135,14 @@ def _row(run: Run, name: str) -> list[str]:
     summary = run.sites[name]
     errors = [summary.quantization_error("int8", threshold) for threshold in ("max", "q0.999", "mse")]
     per_token = decibel(summary.int8_per_token.sqnr_db) if summary.options.int8_per_token else "–"
-    beside = [per_token, f"{errors[0].zeroed:.1%}", number(summary.absmax / summary.rms)]
+    beside = [per_token, percent(errors[0].zeroed), number(summary.absmax / summary.rms)]
     return [text(name), *(decibel(error.sqnr_db) for error in errors), *beside]
 
 
 def _measured(run: Run) -> Iterator[str]:
     p = run.provenance
     model, corpus, environment = (p.get(name, {}) for name in ("model", "corpus", "environment"))
+    skip = p.get("skip_first")
     around = [what for name, what in _AROUND.items() if corpus.get(name)]
     facts = [
         ("model", [model.get("model_id"), model.get("revision"), _short("config", model.get("config_digest"))]),
@@ -150,7 +152,7 @@ def _measured(run: Run) -> Iterator[str]:
             _counted(p.get("n_samples"), "sample"), _counted(p.get("n_tokens"), "token"),
             " and ".join(around) or "no special tokens" if corpus else None,
             _counted(corpus.get("n_truncated"), "cut sample") if corpus.get("n_truncated") else None,
-            f"without the first {_counted(p['skip_first'], 'token')} of each" if p.get("skip_first") else None,
+            f"without the first {counted(skip, 'token')} of each" if isinstance(skip, int) and skip else None,
         ]),
         ("measured at", [_counted(len(run.sites), "site"), _layers(run)]),
         ("by", [
@@ -162,8 +164,11 @@ def _measured(run: Run) -> Iterator[str]:
     yield "\n".join(
         f"- {title}: " + ", ".join(text(value) for value in values if value) for title, values in facts if any(values)
     )
-    yield "M is the largest value of this text; other text may hold a larger one. To repeat it:"
-    yield f"```\n{command(run)}\n```"
+    yield "M is the largest value of this text; other text may hold a larger one."
+    if corpus:
+        yield f"To repeat it:\n\n```\n{command(run)}\n```"
+    else:
+        yield "The batches came from a program of its own (`maxact.attach`), which no command repeats."
 
 
 _AROUND = {
@@ -182,16 +187,12 @@ def _short(what: str, digest) -> str | None:
 
 
 def _counted(value, what: str) -> str | None:
-    return _n(value, what) if isinstance(value, int) else None
-
-
-def _n(count: int, what: str) -> str:
-    return f"{number(count)} {what}{'' if count == 1 else 's'}"
+    return counted(value, what) if isinstance(value, int) else None
 
 
 def _layers(run: Run) -> str | None:
     layers = {site_layer(name) for name in run.sites} - {None}
-    return _n(len(layers), "layer") if layers else None
+    return counted(len(layers), "layer") if layers else None
 
 
 def command(run: Run) -> str:
@@ -220,7 +221,7 @@ def command(run: Run) -> str:
 
 
 def _word(value, placeholder: str) -> str:
-    word = str(value)
+    word = "" if value is None else str(value)
     if re.fullmatch(r"[\w./:@+][\w./:@+-]{0,120}", word, re.ASCII):
         return word
     return f"'{word}'" if re.fullmatch(r"[\w,*?]{1,2000}", word, re.ASCII) else placeholder

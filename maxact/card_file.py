@@ -26,21 +26,22 @@ def contents(run: Run, before: bytes, model_index: bool, picture: str | None = N
 
 
 def write_card(run: Run, path: Path, model_index: bool) -> list[Path]:
-    """Write the section into a card and the picture beside it; the paths of both.
+    """Write the section into a card, and the picture beside it if there is one to draw; the paths of what was written.
 
     Raises OSError, ValueError or FileExistsError, with the path, before anything is changed.
     """
     before = path.read_bytes() if path.exists() else b""
     svg, beside = picture(run), path.with_name(PICTURE)
-    if beside.exists() and MARK.encode() not in beside.read_bytes()[:1000]:
+    if svg and beside.exists() and MARK.encode() not in beside.read_bytes()[:1000]:
         raise FileExistsError(f"{beside}: exists and is not a picture that maxact card made; move it")
     try:
-        after = contents(run, before, model_index, PICTURE)
+        after = contents(run, before, model_index, PICTURE if svg else None)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    for file, data in ((beside, svg.encode()), (path, after)):
-        _replace(file, data)
-    return [path, beside]
+    if svg:
+        _replace(beside, svg.encode())
+    _replace(path, after)
+    return [path, beside] if svg else [path]
 
 
 def with_section(before: bytes, section: str) -> bytes:

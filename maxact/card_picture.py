@@ -19,12 +19,12 @@ _LINES = {
 }
 
 
-def picture(run: Run) -> str:
-    """The SVG. Raises ValueError if no layer has a value."""
+def picture(run: Run) -> str | None:
+    """The SVG; None if no layer has a value at one of these kinds of sites."""
     curves = {kind: _curve(run, kind) for kind in _LINES}
     curves = {kind: curve for kind, curve in curves.items() if curve}
     if not curves:
-        raise ValueError(f"this run measured none of {', '.join(_LINES)}, so there is no curve to draw")
+        return None
     values = [value for curve in curves.values() for value in curve.values()]
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)) + 1e-9)
     deepest = max(1, *(layer for curve in curves.values() for layer in curve))

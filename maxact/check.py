@@ -14,7 +14,7 @@ from maxact_kernels.summary import Summary
 
 from .limits import LIMITS, limit_of
 from .run import ROUTERS, Place, Run, place_of, site_kind, token_of
-from .show import decibel, number, room, safe
+from .show import PARTIAL, counted, decibel, number, percent, room, safe
 
 # Where a norm reads: the residual stream, and in some architectures (Gemma 2, OLMo 2) what is added to it.
 SQUARED = ("embedding_output", "attn_output", "mlp_output", "hidden")
@@ -105,13 +105,13 @@ def number_or_name(threshold: str) -> str | float:
 def describe(verdicts: list[Verdict], run: Run) -> Iterator[str | Table]:
     """The verdicts for a terminal."""
     if run.partial:
-        yield "PARTIAL: the measurement was interrupted; this is not the whole corpus."
+        yield f"PARTIAL: {PARTIAL}."
     for verdict in verdicts:
         yield f"{'FAIL' if verdict.failures else 'ok'}  {verdict.says}"
         if verdict.failures:
             yield _table(verdict.failures[:_SITES_SHOWN])
             if len(verdict.failures) > _SITES_SHOWN:
-                yield f"… and {len(verdict.failures) - _SITES_SHOWN} more sites; --json names all."
+                yield f"… and {counted(len(verdict.failures) - _SITES_SHOWN, 'more site')}; --json names all."
 
 
 def to_json(verdicts: list[Verdict], run: Run) -> dict:
@@ -139,11 +139,12 @@ def _finite(run: Run, sites: list[str]) -> Verdict:
                 token, feature = summary.first_nonfinite
                 sample, position, expert = token_of(name, token)
                 elements.append(_element(run, Place(name, sample, position, feature, None, expert)))  # nan or inf
+            channels = [element["feature"] for element in elements]
             why = f"{number(summary.n_nan)} nan, {number(summary.n_inf)} inf"
-            failures.append(Failure(name, "finite", why, figures, [], elements))
+            failures.append(Failure(name, "finite", why, figures, channels, elements))
         elif not summary.n_elements:
             failures.append(Failure(name, "measured", "no element was measured", {"n_elements": 0}))
-    says = f"finite: {len(sites) - len(failures)} of {len(sites)} sites were measured and hold neither nan nor inf."
+    says = f"finite: {len(sites) - len(failures)} of {counted(len(sites), 'site')} measured, with neither nan nor inf."
     return Verdict("finite", len(sites), failures, None, None, says)
 
 
@@ -160,11 +161,14 @@ def _within(run: Run, sites: list[str], name: str, limit: float) -> Verdict:
     headroom = limit / largest[closest] if closest and largest[closest] else None
     title = f"{name}: |x| ≤ {number(limit)}" if name in LIMITS else f"|x| ≤ {number(limit)}"
     if failures:
-        says = f"{title}: {len(failures)} of {len(sites)} sites are over it."
+        says = f"{title}: {len(failures)} of {counted(len(sites), 'site')} over it."
     elif headroom is None:
-        says = f"{title}: {len(sites)} sites hold nothing but zeros."
+        says = f"{title}: no value other than 0 in {counted(len(sites), 'site')}."
     else:
-        says = f"{title}: {len(sites)} sites are within it, the closest {safe(closest)} at {number(largest[closest])}, {room(largest[closest], limit)}."
+        says = (
+            f"{title}: {counted(len(sites), 'site')} within it, the closest {safe(closest)} at "
+            f"{number(largest[closest])}, {room(largest[closest], limit)}."
+        )
     if name == "fp16-square":
         says += " This is the square of one element; a sum of squares kept in fp16 is over sooner."
     return Verdict(name, len(sites), failures, closest, headroom, says)
@@ -211,11 +215,11 @@ def _accurate(run: Run, sites: list[str], sqnr_db: float, quantizer: Quantizer) 
     closest = min(found, key=found.get, default=None)
     what = f"sqnr: {safe(quantizer.format)}, {_scaled(quantizer.threshold)}, at least {sqnr_db:g} dB"
     if failures:
-        says = f"{what}: {len(failures)} of {len(sites)} sites have less."
+        says = f"{what}: less in {len(failures)} of {counted(len(sites), 'site')}."
     elif closest is None:
-        says = f"{what}: {len(sites)} sites hold nothing but zeros."
+        says = f"{what}: no value other than 0 in {counted(len(sites), 'site')}."
     else:
-        says = f"{what}: {len(sites)} sites have it, the least {safe(closest)} with {decibel(found[closest])} dB."
+        says = f"{what}: so in {counted(len(sites), 'site')}, the least {safe(closest)} with {decibel(found[closest])} dB."
     return Verdict("sqnr", len(sites), failures, closest, found[closest] - sqnr_db if closest else None, says)
 
 
@@ -248,17 +252,19 @@ def _table(failures: list[Failure]) -> Table:
             table.add_column(heading, justify="right")
         for failure in failures:
             f = failure.figures
-            per_token, zeroed = f["int8_per_token_db"], f["zeroed"]
+            per_token = f["int8_per_token_db"]
             table.add_row(
                 safe(failure.site),
                 decibel(f["sqnr_db_least"]),
                 "–" if per_token is None else decibel(per_token),
-                "–" if zeroed is None else f"{zeroed:.1%}",
+                percent(f["zeroed"]),
                 number(f["absmax_by_rms"]),
                 ", ".join(map(str, failure.channels)),
             )
         return table
-    for heading in ("", "elements over", "channels", "tokens, as sample:position"):
+    finite = failures[0].rule in ("finite", "measured")
+    headings = ("holds", "", "first in channel") if finite else ("absmax", "elements", "channels")
+    for heading in (*headings, "token, as sample:position"):
         table.add_column(heading)
     for failure in failures:
         n_over = failure.figures.get("n_elements_over")
@@ -287,5 +293,5 @@ def _some(texts: list[str], n: int | None) -> str:
     """The first of them, and how many more there are."""
     shown = ", ".join(texts[:_SHOWN])
     if n is None:
-        return f"{shown}, at least {len(texts)} in all"
-    return shown if n <= _SHOWN else f"{shown}, {n} in all"
+        return f"{shown} and {len(texts) - _SHOWN}+ more" if len(texts) > _SHOWN else f"{shown} or more"
+    return shown if n <= _SHOWN else f"{shown} and {n - _SHOWN} more"

@@ -12,7 +12,7 @@ from rich.table import Table
 from maxact_kernels.summary import Summary
 
 from .run import Place, Run, place_of
-from .show import number, safe, times
+from .show import counted, number, safe, times
 
 # What makes two runs answer the same question; where these differ, a factor may come from the measurement.
 _CONDITIONS = {
@@ -78,8 +78,8 @@ def sentence(found: Comparison) -> str:
     else:
         head = f"M goes from {number(a)} to {number(b)} ({factor_text(_factor(a, b))})"
     if all(change.identical for change in found.changes):
-        return f"{head}; {len(found.changes)} sites are the same to the last bit of every table."
-    text = f"{head}; of {len(found.changes)} sites the absmax {', '.join(parts)}."
+        return f"{head}; the same to the last bit of every table in {counted(len(found.changes), 'site')}."
+    text = f"{head}; of {counted(len(found.changes), 'site')} the absmax {', '.join(parts)}."
     first = found.changes[0]
     if first.factor != 1:
         text += f" The largest change: {safe(first.site)}, {number(first.absmax[0])} to {number(first.absmax[1])}"
@@ -126,7 +126,8 @@ def factor_text(factor: float) -> str:
         return "the same"
     if factor == math.inf:
         return "from zero"
-    return times(factor) if abs(factor - 1) >= 0.005 else f"{factor:.6g}x"
+    shown = (f"{factor:.{digits}g}x" for digits in range(4, 18))
+    return next(text for text in (times(factor), *shown) if text != "1x")
 
 
 def _change(name: str, a: Summary, b: Summary) -> Change:
@@ -184,13 +185,12 @@ def _table(changes: list[Change]) -> Table:
             " → ".join(number(value) + more for value, more in zip(change.absmax, bad)),
             factor_text(change.factor),
             factor_text(change.q999_factor),
-            _pair(*change.ratio_max),
-            _pair(*change.n_massive_tokens),
-            _pair(*(place and place.feature for place in change.places)),
+            _pair(*map(number, change.ratio_max)),
+            _pair(*map(number, change.n_massive_tokens)),
+            _pair(*("–" if place is None or place.feature is None else str(place.feature) for place in change.places)),
         )
     return table
 
 
-def _pair(a, b) -> str:
-    shown = number(a), number(b)
-    return shown[0] if shown[0] == shown[1] else " → ".join(shown)
+def _pair(a: str, b: str) -> str:
+    return a if a == b else f"{a} → {b}"

@@ -10,6 +10,7 @@ from maxact_kernels.storage import write_atomically
 
 from . import export_keep, export_scales, export_table, max_act_llm
 from .run import Run
+from .show import PARTIAL, counted, safe
 
 Files = dict[str, str | bytes]
 
@@ -38,6 +39,7 @@ def export(run: Run, form: str, directory: Path, *, overwrite: bool = False, **o
         if name not in known:
             raise ValueError(f"{name}: no option of the format {form}, which has {', '.join(known) or 'none'}")
     files, notes = FORMATS[form](run, **options)
+    notes += _warnings(run)
     paths = [directory / name for name in files]
     for path in paths:
         if path.exists() and not overwrite:
@@ -46,3 +48,13 @@ def export(run: Run, form: str, directory: Path, *, overwrite: bool = False, **o
     for path, contents in zip(paths, files.values()):
         write_atomically(path, contents.encode() if isinstance(contents, str) else contents)
     return paths, notes
+
+
+def _warnings(run: Run) -> list[str]:
+    """What no format can say of the run."""
+    warnings = [f"The run is partial: {PARTIAL}."] if run.partial else []
+    bad = [name for name in run.sites if run.sites[name].n_nan != 0 or run.sites[name].n_inf != 0]
+    if bad:
+        where = f"{counted(len(bad), 'site')}, first {safe(bad[0])}"
+        warnings.append(f"There is nan or inf in {where}; every figure is over the finite elements.")
+    return warnings

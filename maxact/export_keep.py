@@ -30,16 +30,19 @@ def keep(
         raise ValueError(f"sqnr: {sqnr}, expected a finite number of dB")
     if not headroom > 0:
         raise ValueError(f"headroom: {headroom}, expected a positive factor")
+    judged = [name for name in (run.sites if sqnr is None else judged_by_sqnr(list(run.sites))) if run.sites[name].n_elements]
+    if not judged:
+        raise ValueError("keep: this run has no site with a value that could be judged")
     if sqnr is not None:
         demand = {"sqnr_db": sqnr, "format": quantize, "threshold": "max"}
-        rows = list(_short_of_sqnr(run, sqnr, quantize))
+        rows = list(_short_of_sqnr(run, judged, sqnr, quantize))
         about = (
-            "sqnr_db is that of the site; sqnr_db_of_rest that of its elements of at most `threshold`, those of the kept "
-            "channels included, under one scale at `threshold`, the largest value of the channels that are not kept."
+            "sqnr_db is that of the site; sqnr_db_of_rest_least what its channels that are not kept have at least, under one "
+            "scale at their largest value, `threshold`, whichever of the elements below it those of the kept channels are."
         )
     else:
         demand = {"limit": limit, "largest": limit_of(limit), "headroom": headroom}
-        rows = list(_short_of_room(run, limit_of(limit) / headroom))
+        rows = list(_short_of_room(run, judged, limit_of(limit) / headroom))
         about = "Channels whose largest value times the headroom is over the limit."
     modules = run.provenance.get("modules")
     for row in rows:
@@ -49,12 +52,15 @@ def keep(
     record = {"demand": demand, "about": about, "layers": layers, "sites": rows, "maxact": run.provenance.get("maxact")}
     text = json.dumps(plain(record), indent=1, allow_nan=False, ensure_ascii=False)
     whole = sum(row["keep"] == "site" for row in rows)
-    note = f"Sites that fall short: {len(rows)}, of which {whole} are to be kept whole and {len(rows) - whole} in part."
+    note = (
+        f"Sites that fall short: {len(rows)} of {len(judged)}, of which {whole} are to be kept whole and {len(rows) - whole} "
+        "in part."
+    )
     return {"keep.json": text.encode()}, [note]
 
 
-def _short_of_sqnr(run: Run, sqnr: float, quantize: str) -> Iterator[dict]:
-    for name in judged_by_sqnr(list(run.sites)):
+def _short_of_sqnr(run: Run, judged: list[str], sqnr: float, quantize: str) -> Iterator[dict]:
+    for name in judged:
         summary = run.sites[name]
         if not summary.absmax:
             continue
@@ -64,22 +70,24 @@ def _short_of_sqnr(run: Run, sqnr: float, quantize: str) -> Iterator[dict]:
 
 
 def _channels_for(summary: Summary, sqnr: float, quantize: str) -> dict:
-    """The fewest of the largest channels without which the rest has this SQNR."""
+    """The fewest of the largest channels without which the rest is sure to have this SQNR."""
     absmax = summary.channel_absmax
     order = (-absmax).argsort(kind="stable")
     for n in range(1, min(len(order) - 1, max(1, len(order) // _ONE_IN)) + 1):
         threshold = float(absmax[order[n]])
         if threshold == absmax[order[n - 1]] or not threshold:
             continue  # a tie: one more channel changes nothing of the rest
-        rest = summary.error_up_to(quantize, threshold).sqnr_db_bounds[0]
+        n_below = n * summary.n_tokens - summary.n_above(threshold)  # elements of the kept channels: all others are there
+        rest = summary.least_sqnr_db(quantize, threshold, max(0, n_below))
         if rest >= sqnr:
             channels = [int(channel) for channel in order[:n]]
-            return {"keep": "channels", "channels": channels, "threshold": threshold, "sqnr_db_of_rest": rest}
-    return {"keep": "site", "channels": [], "threshold": None, "sqnr_db_of_rest": None}
+            return {"keep": "channels", "channels": channels, "threshold": threshold, "sqnr_db_of_rest_least": rest}
+    return {"keep": "site", "channels": [], "threshold": None, "sqnr_db_of_rest_least": None}
 
 
-def _short_of_room(run: Run, largest: float) -> Iterator[dict]:
-    for name, summary in run.sites.items():
+def _short_of_room(run: Run, judged: list[str], largest: float) -> Iterator[dict]:
+    for name in judged:
+        summary = run.sites[name]
         if summary.absmax > largest:
             absmax = summary.channel_absmax
             channels = [int(channel) for channel in (-absmax).argsort(kind="stable") if absmax[channel] > largest]

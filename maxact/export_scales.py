@@ -11,11 +11,11 @@ import safetensors.numpy
 from .check import Quantizer, error_figures, is_projection_input
 from .run import Run, plain, site_kind
 
-# What compressed-tensors calls each format, and by what a largest value is divided: half the range of the integers
-# (-128 to 127), the largest float (`calculate_qparams` of compressed-tensors 0.20).
+# What compressed-tensors calls each format; by what a largest value is divided: half the range of the integers (-128 to
+# 127), the largest float (`calculate_qparams` of compressed-tensors 0.20); and the largest value that then exists.
 SCHEMES = {
-    "int8": ({"num_bits": 8, "type": "int"}, 127.5),
-    "fp8_e4m3": ({"num_bits": 8, "type": "float"}, 448.0),
+    "int8": ({"num_bits": 8, "type": "int"}, 127.5, 127.0),
+    "fp8_e4m3": ({"num_bits": 8, "type": "float"}, 448.0, 448.0),
 }
 EXPERTS = "experts_act"  # of all experts of a layer, whose weights are one tensor and no module each
 _LONGEST_PATH = 512
@@ -38,20 +38,24 @@ def smoothquant(run: Run) -> tuple[dict[str, bytes], list[str]]:
 
 
 def input_scales(run: Run, *, quantize: str = "fp8_e4m3", threshold: str | float = "max"):
-    """Static per-tensor input scales, float32 [1], named as compressed-tensors names them, and the scheme they are for."""
+    """Static per-tensor input scales, float32 [1], named as compressed-tensors names them, and the scheme they are for.
+
+    The figures beside them are of the scale that is written; with int8 and a threshold below the largest value they are
+    a little less than the truth, as -128 is taken for -127.
+    """
     if quantize not in SCHEMES:
         raise ValueError(f"quantize: {quantize!r}, expected one of {', '.join(SCHEMES)}")
-    arguments, top = SCHEMES[quantize]
+    arguments, divisor, top = SCHEMES[quantize]
     scales: dict[str, np.ndarray] = {}
     rows: dict[str, dict] = {}
     for path, site in module_inputs(run):
         if site not in rows:
             summary = run.sites[site]
             thr = summary.quantization_error(quantize, threshold).threshold if summary.absmax else 0.0
-            figures = error_figures(summary, Quantizer(quantize, thr)) if thr else {}
+            figures = error_figures(summary, Quantizer(quantize, thr / divisor * top)) if thr else {}
             rows[site] = {"threshold": thr, "modules": []} | figures
         rows[site]["modules"].append(path)
-        name, scale = f"{path}.input_scale", rows[site]["threshold"] / top or np.finfo(np.float32).eps
+        name, scale = f"{path}.input_scale", rows[site]["threshold"] / divisor or np.finfo(np.float32).eps
         scales[name] = np.maximum(scales.get(name, 0), np.array([scale], dtype=np.float32))
     scheme = {
         "input_activations": arguments | {"strategy": "tensor", "symmetric": True, "dynamic": False},

@@ -205,8 +205,6 @@ def _probe(head: dict, summary: Summary, peak: float, location: str) -> dict:
 
 def _notes(run: Run, sites: dict[str, Summary], peak: float) -> list[str]:
     notes = []
-    if run.partial:
-        notes.append("The run is partial: it was interrupted, and the files cannot say so.")
     corpus = run.provenance.get("corpus", {})
     changed = [key for key in ("bos", "special_tokens", "chat_template") if corpus.get(key)]
     changed += ["skip_first"] if run.provenance.get("skip_first") else []
@@ -220,11 +218,6 @@ def _notes(run: Run, sites: dict[str, Summary], peak: float) -> list[str]:
     left_out = sorted({site_kind(name) for name in run.sites if name not in sites})
     if left_out:
         notes.append(f"Left out, as the format has no such sites or nothing was measured: {', '.join(left_out)}.")
-    bad = [name for name, summary in sites.items() if summary.n_nan or summary.n_inf]
-    if bad:
-        notes.append(
-            f"There is nan or inf in {len(bad)} of the sites, first {bad[0]}; the figures are over the finite elements."
-        )
     flat = [name for name, summary in sites.items() if summary.n_zero_median and site_kind(name) in RANKED]
     if flat:
         notes.append(

@@ -10,6 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from maxact_kernels.fields import Options
 from maxact_kernels.summary import Summary
 
 from .groups import POSITION_0, Row, rows
@@ -17,6 +18,7 @@ from .limits import LIMITS
 from .published import checkpoint
 from .run import Place, Run, place_of, site_kind, site_layer
 
+PARTIAL = "the measurement was interrupted, or shards are missing; this is not the whole corpus"
 _PICTURE_ROWS = 8
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
 
@@ -34,7 +36,8 @@ def print_run(run: Run, console: Console, kind: str = "hidden") -> None:
     layers = {site_layer(name): name for name in run.sites if site_kind(name) == kind and site_layer(name) is not None}
     if not layers:
         kinds = sorted({site_kind(name) for name in run.sites if site_layer(name) is not None})
-        raise ValueError(f"kind: {kind!r} was not measured in this run, expected one of {', '.join(kinds)}")
+        known = f"expected one of {', '.join(kinds)}" if kinds else "which has no site in a layer"
+        raise ValueError(f"kind: {kind!r} was not measured in this run, {known}")
     for line in _heading(run):
         console.print(line)
     console.print()
@@ -71,7 +74,7 @@ def _heading(run: Run) -> list[str]:
     if isinstance(shard, list) and len(shard) == 2 and shard != [1, 1]:
         lines.append(f"SHARD {number(shard[0])} of {number(shard[1])}: maxact merge makes one run of them.")
     if run.partial:
-        lines.append("PARTIAL: the measurement was interrupted, or shards are missing; this is not the whole corpus.")
+        lines.append(f"PARTIAL: {PARTIAL}.")
     lines.append(f"M = {number(run.M)}")
     peaks = run.peaks()
     for place, names in _group(peaks).items():
@@ -81,7 +84,7 @@ def _heading(run: Run) -> list[str]:
     if bad:
         first = run.sites[bad[0]]
         lines.append(
-            f"NOT FINITE: {len(bad)} sites hold nan or inf, first {safe(bad[0])} ({number(first.n_nan)} nan, "
+            f"NOT FINITE: nan or inf in {counted(len(bad), 'site')}, first {safe(bad[0])} ({number(first.n_nan)} nan, "
             f"{number(first.n_inf)} inf); every figure is over the finite elements."
         )
     if math.isfinite(run.M) and run.M > 0:
@@ -91,9 +94,9 @@ def _heading(run: Run) -> list[str]:
     massive = sum(run.sites[name].n_massive_tokens or 0 for name in run.sites if site_kind(name) == "hidden")
     where = [name for name in run.sites if site_kind(name) == "hidden" and run.sites[name].n_massive_tokens]
     lines.append(
-        f"Massive activations (|x| > 100 and > 1000 medians): {number(massive)} tokens in {ranges(where)}"
+        f"Massive activations ({sun_test(run)}): {counted(massive, 'token')} in {ranges(where)}"
         if where
-        else "Massive activations (|x| > 100 and > 1000 medians): none in the residual stream"
+        else f"Massive activations ({sun_test(run)}): none in the residual stream"
     )
     first = run.groups().get(POSITION_0)
     if massive and first is not None:
@@ -102,6 +105,12 @@ def _heading(run: Run) -> list[str]:
     for row in p.get("imported", {}).get("int8", []):
         lines.append(f"INT-8 in the files, {safe(row['layer'])}, {safe(row['policy'])}: {decibel(row['sqnr_db'])} dB")
     return lines
+
+
+def sun_test(run: Run) -> str:
+    """|x| > 100 and > 1,000 medians of the token"""
+    options = next((run.sites[name].options for name in run.sites if site_kind(name) == "hidden"), Options)
+    return f"|x| > {number(options.t_abs)} and > {number(options.t_ratio)} medians of the token"
 
 
 def _published(model_id) -> list[str]:
@@ -156,14 +165,15 @@ def ranges(names: list[str]) -> str:
 def _layer_table(run: Run, layers: dict[int, str]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in (
-        "layer", "absmax", "channel", "position", "ratio", "massive", "q0.999", "INT-8 max", "INT-8 q0.999", "per token"
+        "layer", "absmax", "channel", "position", "ratio", "massive", "q0.999",
+        "INT-8\nmax", "INT-8\nq0.999", "per\ntoken", "zeroed", "M / rms",
     ):  # fmt: skip
         table.add_column(heading, justify="right")
     for layer, name in layers.items():
         table.add_row(str(layer), *_layer_row(name, run.sites[name]))
     table.caption = (
         "ratio: largest m_t / median of a token · massive: tokens that pass the Sun test\n"
-        "INT-8: SQNR in dB, one scale at absmax, one at the 0.999 quantile, one per token"
+        "INT-8: SQNR in dB, one scale at absmax, one at the 0.999 quantile, one per token · zeroed: by the first"
     )
     table.caption_justify = "left"
     return table
@@ -171,10 +181,8 @@ def _layer_table(run: Run, layers: dict[int, str]) -> Table:
 
 def _layer_row(name: str, summary: Summary) -> list[str]:
     if not summary.n_elements:
-        return ["nothing"] + [""] * 8
+        return ["nothing"] + [""] * 10
     place = place_of(name, summary, 0)
-    int8 = [_held(lambda: summary.quantization_error("int8", threshold).sqnr_db) for threshold in ("max", "q0.999")]
-    int8.append(_held(lambda: summary.int8_per_token.sqnr_db))
     return [
         number(summary.absmax),
         "–" if place.feature is None else str(place.feature),
@@ -182,7 +190,17 @@ def _layer_row(name: str, summary: Summary) -> list[str]:
         number(summary.ratio_max),
         number(summary.n_massive_tokens),
         number(_held(lambda: summary.quantile(0.999))),
-        *map(decibel, int8),
+        *_int8(summary),
+    ]
+
+
+def _int8(summary: Summary) -> list[str]:
+    """SQNR with one scale at max and at q0.999, and what it does not say on its own."""
+    return [
+        *(decibel(_held(lambda: summary.quantization_error("int8", name).sqnr_db)) for name in ("max", "q0.999")),
+        decibel(_held(lambda: summary.int8_per_token.sqnr_db)),
+        percent(_held(lambda: summary.quantization_error("int8").zeroed)),
+        number(_held(lambda: summary.absmax / summary.rms)),
     ]
 
 
@@ -190,7 +208,7 @@ def _held(get: Callable[[], float]) -> float:
     """A number that a state may have left out, or a published file does not hold: then nan."""
     try:
         return get()
-    except ValueError:
+    except (ValueError, ZeroDivisionError):
         return math.nan
 
 
@@ -205,8 +223,11 @@ def tensor_table(found: list[tuple[str, tuple[int, ...], str, Summary | str]]) -
         "ratio",
         "massive",
         "q0.999",
-        "INT-8 max",
-        "INT-8 q0.999",
+        "INT-8\nmax",
+        "INT-8\nq0.999",
+        "per\ntoken",
+        "zeroed",
+        "M / rms",
         "nan/inf",
     ):
         table.add_column(heading, justify="right")
@@ -222,12 +243,11 @@ def tensor_table(found: list[tuple[str, tuple[int, ...], str, Summary | str]]) -
                 number(summary.ratio_max),
                 number(summary.n_massive_tokens),
                 number(summary.quantile(0.999)),
-                decibel(summary.quantization_error("int8", "max").sqnr_db),
-                decibel(summary.quantization_error("int8", "q0.999").sqnr_db),
+                *_int8(summary),
                 f"{summary.n_nan:,}/{summary.n_inf:,}",
             )
         else:
-            table.add_row(*row, *["–"] * 7, f"{summary.n_nan:,}/{summary.n_inf:,}")
+            table.add_row(*row, *["–"] * 10, f"{summary.n_nan:,}/{summary.n_inf:,}")
     return table
 
 
@@ -279,7 +299,16 @@ def number(value) -> str:
 
 
 def decibel(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.1f}"
+    return "–" if math.isnan(value) else f"{round(value, 1) + 0.0:.1f}"  # no -0.0
+
+
+def percent(share: float | None) -> str:
+    return "–" if share is None or math.isnan(share) else f"{100 * share:.1f} %"
+
+
+def counted(count: int, what: str) -> str:
+    """1 site · 2,048 sites"""
+    return f"{number(count)} {what}{'' if count == 1 else 's'}"
 
 
 def safe(value) -> str:

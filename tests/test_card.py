@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from small_runs import HOSTILE, noise, run_of, with_peak
 
-from maxact.card import command, section
-from maxact.card_file import metadata, with_metadata, with_section
+from maxact.card import PICTURE, command, section
+from maxact.card_file import metadata, with_metadata, with_section, write_card
 from maxact.card_picture import picture
 from maxact.markdown import text
 
@@ -65,7 +65,7 @@ def test_beside_each_sqnr_stand_the_one_per_token_the_zeroed_share_and_m_by_rms(
     row = next(line for line in section(run).splitlines() if line.startswith("| layer_0_mlp_act |"))
     s = run.sites["layer_0_mlp_act"]
     errors = [s.quantization_error("int8", threshold) for threshold in ("max", "q0.999", "mse")]
-    figures = [f"{e.sqnr_db:.1f}" for e in errors] + [f"{s.int8_per_token.sqnr_db:.1f}", f"{errors[0].zeroed:.1%}"]
+    figures = [f"{e.sqnr_db:.1f}" for e in errors] + [f"{s.int8_per_token.sqnr_db:.1f}", f"{100 * errors[0].zeroed:.1f} %"]
     assert row == "| layer_0_mlp_act | " + " | ".join([*figures, f"{60 / s.rms:.4g}"]) + " |"
     assert "nothing is known of quantization" in section(run_of({"layer_0_hidden": noise()}, dict(counts=False)))
 
@@ -215,8 +215,20 @@ def test_the_picture_is_small_and_does_nothing(run):
     tags = {element.tag.rpartition("}")[2] for element in svg.iter()}
     assert tags == {"svg", "title", "style", "path", "text", "polyline"} and len(picture(run)) < 8000
     assert not [name for element in svg.iter() for name in element.attrib if name.startswith("on") or "href" in name]
-    with pytest.raises(ValueError, match="so there is no curve to draw"):
-        picture(run_of({"final_layernorm": noise()}))
+
+
+def test_a_run_without_a_curve_has_a_card_without_a_picture(tmp_path):
+    run = run_of({"final_layernorm": noise(), "layer_0_hidden": torch.zeros(1, 2, 8)})
+    assert picture(run) is None
+    assert write_card(run, tmp_path / "README.md", False) == [tmp_path / "README.md"]
+    assert PICTURE not in (tmp_path / "README.md").read_text() and not (tmp_path / PICTURE).exists()
+
+
+def test_a_run_that_no_command_made_names_none():
+    attached = section(run_of({"layer_0_hidden": noise()}, model={"model_id": "maker/m"}))
+    assert "maxact measure" not in attached and "`maxact.attach`" in attached
+    nameless = section(run_of({"layer_0_hidden": noise()}, corpus={"name": "builtin"}, skip_first="many"))
+    assert "maxact measure MODEL --limit 3" in nameless and "None" not in nameless
 
 
 def test_the_command_writes_card_and_picture_and_the_same_again(run, tmp_path, capsys):

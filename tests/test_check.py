@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pytest
 import torch
@@ -71,7 +72,7 @@ def test_the_headroom_is_that_of_the_closest_site():
     assert (verdict.closest, verdict.headroom) == ("layer_1_hidden", 2.0)
     assert "the closest layer_1_hidden at 224, 2x below" in verdict.says
     zeros = judge(run_of({"layer_0_hidden": torch.zeros(1, 2, 8)}), "e4m3")
-    assert (zeros.failures, zeros.headroom) == ([], None) and "nothing but zeros" in zeros.says
+    assert (zeros.failures, zeros.headroom) == ([], None) and "no value other than 0 in 1 site" in zeros.says
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -81,6 +82,7 @@ def test_what_is_not_finite_fails_every_check_with_its_place(bad):
     (failure,) = finite.failures
     assert (failure.site, failure.rule) == ("layer_1_moe_gate", "finite") and not within.failures
     assert failure.elements == [{"value": None, "sample": 1, "position": 2, "feature": 5, "text": None}]
+    assert failure.channels == [5]
 
 
 def test_a_site_that_saw_nothing_does_not_pass():
@@ -179,10 +181,17 @@ def test_the_command_exits_0_with_headroom_and_1_with_the_sites(run_directory, c
     out, _ = maxact("check", run_directory, "--limit", "fp16", "--limit", "e4m3", "--sqnr", "5", capsys=capsys)
     assert out.count("ok  ") == 4 and "FAIL" not in out and "218x below" in out
     out, _ = maxact("check", run_directory, "--limit", "fp16-square", code=1, capsys=capsys)
-    assert "FAIL  fp16-square: |x| ≤ 255.9: 1 of 1 sites are over it." in out
+    assert "FAIL  fp16-square: |x| ≤ 255.9: 1 of 1 site over it." in out
     assert "layer_0_hidden" in out and "1:2" in out and "\x1b" not in out and "\u202e" not in out
     out, _ = maxact("check", run_directory, "--sqnr", "40", code=1, capsys=capsys)
     assert "layer_0_mlp_act" in out and "per token" in out and "zeroed" in out and "M / rms" in out
+
+
+def test_of_what_is_not_finite_the_first_channel_and_token_are_named(tmp_path, capsys):
+    run_of({"layer_0_hidden": with_peak(math.nan), "layer_1_hidden": noise(n_positions=0)}).save(tmp_path / "r")
+    out, _ = maxact("check", tmp_path / "r", "--limit", "fp16", code=1, capsys=capsys)
+    assert re.search(r"layer_0_hidden +1 nan, 0 inf +5 +1:2 ", out) and "first in channel" in out
+    assert "layer_1_hidden   no element was measured" in out and "elements" not in out.replace("no element", "")
 
 
 def test_json_says_what_the_exit_code_says(run_directory, capsys):

@@ -47,7 +47,7 @@ def test_the_sentence_says_m_and_how_many_sites_changed(pair):
         "The largest change: layer_1_hidden, 64 to 8 (0.125x)."
     )
     assert (
-        sentence(compare(pair[0], pair[0])) == "M is 100 in both; 4 sites are the same to the last bit of every table."
+        sentence(compare(pair[0], pair[0])) == "M is 100 in both; the same to the last bit of every table in 4 sites."
     )
     assert "share no site" in sentence(compare(run_of({"layer_0_hidden": noise()}), run_of({"x": noise()})))
 
@@ -100,4 +100,4 @@ def test_the_command_prints_the_changed_sites_and_json_holds_all(pair, tmp_path,
     assert [c["factor"] for c in record["changes"]] == [0.125, 3.0, 1.0] and record["sentence"] in out
     assert record["changes"][1]["places"][1] == {"sample": 0, "position": 1, "feature": 3, "value": -300.0}
     out, _ = maxact("compare", tmp_path / "a", tmp_path / "a", capsys=capsys)
-    assert out == "M is 100 in both; 4 sites are the same to the last bit of every table.\n"
+    assert out == "M is 100 in both; the same to the last bit of every table in 4 sites.\n"

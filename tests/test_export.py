@@ -6,7 +6,7 @@ import pytest
 from commands import maxact
 from small_runs import noise, run_of, with_peak
 
-from maxact.export import FORMATS
+from maxact.export import FORMATS, export
 
 FILES = {
     "smoothquant": {"act_scales.safetensors"},
@@ -62,3 +62,12 @@ def test_the_help_names_every_format(capsys):
 def test_what_a_format_has_not_is_refused_and_nothing_written(args, sentence, directory, tmp_path, capsys):
     _, err = maxact("export", directory, *args, "-o", tmp_path / "out", code=2, capsys=capsys)
     assert sentence in err and not (tmp_path / "out").exists()
+
+
+def test_every_format_warns_of_what_its_files_cannot_say(tmp_path):
+    tensors = {"layer_0_hidden": with_peak(float("nan")), "layer_0_mlp_act": noise()}
+    run = run_of(tensors, partial=True, modules={"layer_0_mlp_act": {"end": "input", "paths": ["m.0"]}})
+    for form in set(FORMATS) - {"parquet"}:
+        _, notes = export(run, form, tmp_path / form, **({"limit": "fp16"} if form == "keep" else {}))
+        assert any(sentence.startswith("The run is partial: ") for sentence in notes), form
+        assert any("nan or inf in 1 site, first layer_0_hidden" in sentence for sentence in notes), form

@@ -90,7 +90,7 @@ def test_compressed_tensors_has_a_place_for_each_of_them(quantize):
     assert {name: scale.shape for name, scale in scales.items()} == places
 
 
-@pytest.mark.parametrize("threshold", ["q0.9", "mse", 2.5])
+@pytest.mark.parametrize("threshold", ["max", "q0.9", "mse", 2.5])
 def test_a_threshold_by_choice_is_that_of_the_summary_with_its_error_beside(threshold, run):
     files, _ = input_scales(run, quantize="int8", threshold=threshold)
     scheme = json.loads(files["input_activations.json"])
@@ -100,7 +100,14 @@ def test_a_threshold_by_choice_is_that_of_the_summary_with_its_error_beside(thre
     summary = run.sites["layer_0_mlp_act"]
     error = summary.quantization_error("int8", threshold)
     row = scheme["sites"]["layer_0_mlp_act"]
-    assert (row["threshold"], row["sqnr_db"], row["zeroed"]) == (error.threshold, error.sqnr_db, error.zeroed)
+    scale = error.threshold / 127.5
+    x = with_peak(-60.0).double()
+    quantized = (x / scale).round().clamp(-128, 127) * scale
+    sqnr_db = 10 * torch.log10(x.square().sum() / (x - quantized).square().sum()).item()
+    assert row["threshold"] == error.threshold and sqnr_db - 0.2 < row["sqnr_db"] <= sqnr_db + 1e-12
+    if threshold == "max":
+        assert row["sqnr_db"] == pytest.approx(sqnr_db, rel=1e-12)
+    assert row["zeroed"] == ((quantized == 0) & (x != 0)).sum() / (x != 0).sum()
     assert row["int8_per_token_db"] == summary.int8_per_token.sqnr_db and row["absmax_by_rms"] == 60 / summary.rms
     scales = safetensors.numpy.load(files["input_scales.safetensors"])
     assert scales["m.0.down_proj.input_scale"] == np.float32(error.threshold / 127.5)

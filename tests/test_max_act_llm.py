@@ -191,8 +191,7 @@ def test_what_the_format_cannot_hold_is_said(exported):
         "quant_sanity: thresholds and errors are of the same samples" in said and "moe_gate holds router logits" in said
     )
     assert "Measured with bos, skip_first, as the published results were not" in said
-    assert "partial" in said and "Left out" in said and "mlp_act" in said and "top_k" in said
-    assert "nan or inf in 1 of the sites, first embedding_output" in said
+    assert "Left out" in said and "mlp_act" in said and "top_k" in said
     assert stats["per_layer_stats"]["embedding_output"]["count"] == N * D - 1
     assert "median of 0 in 1 of the sites, first final_layernorm" in said
     assert stats["per_layer_stats"]["final_layernorm"]["sun_max_ratio"] == 2.0**128 - 2.0**104

@@ -11,6 +11,8 @@ HEAVY = ("torch", "transformers", "pandas", "pyarrow", "scipy", "matplotlib", "t
 COMMANDS = {
     "show": ["show", "RUN"],
     "compare": ["compare", "RUN", "RUN"],
+    "report": ["report", "RUN", "-o", "OUT/report.html"],
+    "stability": ["stability", "RUN"],
     "check": ["check", "RUN", "--limit", "fp16", "--sqnr", "1"],
     "card": ["card", "RUN", "OUT/README.md", "--model-index"],
     **{
