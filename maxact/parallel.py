@@ -153,12 +153,21 @@ def n_processes() -> int:
 
 
 def join(device: str) -> tuple[int, str]:
-    """Under torchrun, join the other processes; this one's rank, and its device for "auto". Without it, rank 0."""
+    """Under torchrun, join the other processes; this one's rank, and its device for "auto". Without it, rank 0.
+
+    Raises ValueError if there is not a GPU for each process of this machine.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         on_gpu = torch.cuda.is_available() if device == "auto" else device.startswith("cuda")
         if on_gpu:
-            if device in ("auto", "cuda"):
-                device = f"cuda:{os.environ['LOCAL_RANK']}"
+            if device not in ("auto", "cuda"):
+                raise ValueError(
+                    f"device: {device!r} is one GPU for several processes; leave it to torchrun, or say cpu"
+                )
+            place, n_gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+            if place >= n_gpus:
+                raise ValueError(f"process {place + 1} of this machine has no GPU of its own: there are {n_gpus}")
+            device = f"cuda:{place}"
             torch.cuda.set_device(device)
         dist.init_process_group("nccl" if on_gpu else "gloo")
     return (dist.get_rank() if dist.is_initialized() else 0), device

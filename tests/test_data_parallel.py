@@ -151,6 +151,17 @@ def test_torchrun_makes_the_run_that_one_process_makes(model_directory, tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.jsonl", "one", "two"]
 
 
+def test_every_process_needs_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ValueError, match="process 3 of this machine has no GPU of its own: there are 2"):
+        parallel.join("auto")
+    with pytest.raises(ValueError, match="device: 'cuda:0' is one GPU for several processes"):
+        parallel.join("cuda:0")
+
+
 def on_one_gpu_each(rank: int, place: str) -> None:
     run_to(Path(place) / str(rank), "whole", tiny("llama", dtype=torch.bfloat16).to(f"cuda:{rank}"))
 
