@@ -69,6 +69,7 @@ def load_model(
         raise ValueError(f"attn: {attn!r} is code from the hub, which only runs with --trust-remote-code")
     if split not in (None, *SPLITS):
         raise ValueError(f"split: {split!r}, expected {' or '.join(SPLITS)}")
+    placement = {} if split is None else _split_options(split)
     name = os.fspath(name)
     say = progress or (lambda line: None)
     found = _find(name, revision, say)
@@ -93,7 +94,7 @@ def load_model(
             ignore_mismatched_sizes=True,  # so that check_weights says it in one sentence
             output_loading_info=True,
             **({} if attn is None else {"attn_implementation": attn}),
-            **({} if split is None else _split_options(split)),
+            **placement,
             **options,
         )
         check_weights(name, model, report, say)

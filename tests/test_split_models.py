@@ -117,7 +117,7 @@ def test_load_model_splits_tensors_over_processes_and_layers_over_devices(result
         assert split.provenance["n_tokens"] == whole.provenance["n_tokens"] == 5
         assert split.sites["layer_0_mlp_act"].options == whole.sites["layer_0_mlp_act"].options
         assert abs(split.M - whole.M) <= 2**-6 * whole.M  # bfloat16 rounds sums over shards at 2^-8 each
-    with pytest.raises(ValueError, match="torchrun"):
+    with pytest.raises(ValueError, match="^split: tensors are split over processes; start them with torchrun"):
         load_model(model_directory, split="tensors")
     with pytest.raises(ValueError, match="split: 'pipes', expected layers or tensors"):
         load_model(model_directory, split="pipes")
