@@ -1,4 +1,4 @@
-"""Whether every site saw every token, once: the coverage table, and what is wrong in a sentence."""
+"""Whether every site saw what it should: the coverage table, and what is wrong in a sentence."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 from maxact_kernels import ProbeState
 
-from .experts import KIND as EXPERTS
 from .sites import SiteMap
 
 _SHOWN = 20  # names in an error; a model has hundreds of sites
@@ -24,7 +23,7 @@ def coverage(site_map: SiteMap, states: Mapping[str, ProbeState]) -> list[dict]:
 
 
 def check(site_map: SiteMap, states: Mapping[str, ProbeState]) -> None:
-    """Raises RuntimeError, naming the sites, if one saw no tensor, saw tokens twice, or is a router's and no logits."""
+    """Raises RuntimeError, naming the sites, if one saw no tensor, or is a router's and no logits."""
     missing = [site.name for site in site_map.sites if site.name not in states]
     if missing:
         raise RuntimeError(
@@ -39,18 +38,6 @@ def check(site_map: SiteMap, states: Mapping[str, ProbeState]) -> None:
                     f"{site.name}: what {site.path} gives lies between 0 and 1: probabilities, not logits; choose sites "
                     "without it"
                 )
-    n_tokens = {site: int(states[site.name].fields["n_tokens"]) for site in site_map.sites if site.kind != EXPERTS}
-    # Every token passes the residual stream once. Other sites can see fewer: embeddings that the caller computed.
-    once = max((n for site, n in n_tokens.items() if site.kind == "hidden"), default=None)
-    if once is None:
-        return
-    often = [(site, n) for site, n in n_tokens.items() if n > once]
-    if often:
-        site, n = often[0]
-        raise RuntimeError(
-            f"{_few([site.name for site, _ in often])}: {n:,} tokens where the residual stream had {once:,}, because "
-            f"{site.path} runs more than once in a forward pass; choose sites without it"
-        )
 
 
 def _few(names: list[str]) -> str:

@@ -97,6 +97,7 @@ class Probe:
         self._states = SiteStates(options, Shards(model, self.site_map.sites))
         self._entered: int | None = None  # place of the outermost module of the forward pass that is running
         self._tokens: Tokens | None = None  # of that forward pass
+        self._seen: set[int] = set()  # places of the sites that have fired in it
         self._pending = Named()  # from batch()
         self._namer = namer
         self._latest: Snapshot | None = None
@@ -185,7 +186,7 @@ class Probe:
         return modules_of(self.model, self.site_map)
 
     def check(self) -> None:
-        """Raises RuntimeError, naming the sites, if there is one that saw no tensor, or tokens more than once."""
+        """Raises RuntimeError, naming the sites, if one saw no tensor, or is a router's and no logits."""
         if self._namer.next is None and not self.states:
             raise RuntimeError(
                 f"no forward pass of {type(self.model).__name__} was seen; call the model or its decoder while attached"
@@ -252,6 +253,7 @@ class Probe:
 
     def _leave(self) -> None:
         self._entered = self._tokens = None
+        self._seen.clear()
 
     def is_entered(self) -> bool:
         """Else a module is called on its own, or again for the backward pass (gradient checkpointing)."""
@@ -259,9 +261,16 @@ class Probe:
 
     def see_at(self, place: int, x: torch.Tensor) -> None:
         """Fold in the tensor of the site at this place of the site map."""
-        if self._tokens is not None:
-            site = self.site_map.sites[place]
-            _at(site, self._states.fold, site, x, self._tokens)
+        if self._tokens is None:
+            return
+        site = self.site_map.sites[place]
+        if place in self._seen:
+            raise ValueError(
+                f"{site.name}: {site.path} runs more than once in a forward pass, so its tokens would count more than "
+                "once; choose sites without it"
+            )
+        self._seen.add(place)
+        _at(site, self._states.fold, site, x, self._tokens)
 
     def tokens_of(self, site: Site, hidden: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor] | None:
         """Mask and ids in 32 bits of the tokens given to a layer's experts, or None outside of a forward pass."""
