@@ -13,7 +13,7 @@ import typer
 from .terminal import note, progress
 
 ModelName = Annotated[str, typer.Argument(help="A model directory, a .gguf file, a hub id, or smollm2-135m.")]
-Output = Annotated[Path | None, typer.Option("--output", "-o", help="Run directory [runs/MODEL].")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Run directory; by default runs/MODEL.")]
 Overwrite = Annotated[bool, typer.Option(help="Replace a run that is there.")]
 Sites = Annotated[str, typer.Option(help="default, gemm, or names and patterns: 'layer_*_hidden,layer_3_*'.")]
 Dtype = Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")]
@@ -66,11 +66,16 @@ def check_place(output: Path, overwrite: bool) -> None:
 
 
 def save_run(run, output: Path, overwrite: bool) -> None:
-    """Write a run and say where. Raises OSError, when it could only be saved to another place, which that names."""
+    """Write a run and say where. Raises OSError that says where it was saved instead, if it was."""
     try:
         run.save(output, overwrite=overwrite)
     except OSError as error:
         rescue = Path(tempfile.mkdtemp(prefix="maxact-")) / "run"
-        run.save(rescue)
-        raise OSError(f"{output}: could not be written ({error}); the run was saved to {rescue} instead") from None
+        end = f"the run was saved to {rescue} instead"
+        try:
+            run.save(rescue)
+        except OSError as again:
+            rescue.parent.rmdir()
+            end = f"nor could {rescue} ({again}); the run is lost, but for a checkpoint if there is one: make room"
+        raise OSError(f"{output}: could not be written ({error}); {end}") from None
     note(f"Written to {output}.")

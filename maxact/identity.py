@@ -6,14 +6,16 @@ Two parts of one run have equal identities; where they differ, the difference ha
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from .encoding import Encoded
 
-_PER_PARAMETER = 64  # elements of each parameter in the digest: a model of 10^12 weights takes as long as a small one
+_PER_PARAMETER = 64  # 64-bit words of each parameter that stand in the digest as they are, beside the sum of all
 _SHOWN = 3
+_NOT_THE_MODEL = ("_name_or_path", "_commit_hash", "transformers_version")  # config keys that say where and by whom
 
 
 def identity(model, corpus_digest: str, encoded: Sequence[Encoded], settings: Mapping) -> dict:
@@ -27,6 +29,7 @@ def identity(model, corpus_digest: str, encoded: Sequence[Encoded], settings: Ma
         "model": type(model).__name__,
         "dtype": str(getattr(model, "dtype", None)).removeprefix("torch."),
         "attention": getattr(config, "_attn_implementation", None),
+        "config": None if config is None else config_digest(config.to_dict()),
         "weights": weights_digest(model),
         "corpus": corpus_digest,
         "token_ids": tokens.hexdigest(),
@@ -41,19 +44,28 @@ def differences(now: Mapping, before: Mapping, before_is: str = "before") -> str
     return "; ".join(found) + (f"; and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
+def config_digest(config: Mapping) -> str:
+    kept = {key: value for key, value in config.items() if key not in _NOT_THE_MODEL}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, separators=(",", ":"), default=str).encode()).hexdigest()
+
+
 def weights_digest(model) -> str:
-    """sha256 over the names and shapes of all parameters and 64 elements of each that this process holds whole."""
+    """sha256 over the name and shape of every parameter and, of those that this process holds whole, some 64-bit words
+    and the sum of all: no element changes alone without changing it. The weights are read once, where they lie."""
     import torch
 
     digest, held = hashlib.sha256(), {}
     for name, parameter in model.named_parameters():
         digest.update(f"{name}{list(parameter.shape)}".encode())
         if not parameter.is_meta and type(parameter.data) is torch.Tensor and parameter.numel():
-            step = -(-parameter.numel() // _PER_PARAMETER)
-            sample = parameter.detach().reshape(-1)[::step].float()
-            held.setdefault(parameter.device, []).append(sample)
-    for samples in held.values():
-        digest.update(torch.cat(samples).cpu().numpy().tobytes())
+            bits = parameter.detach().reshape(-1).view(torch.uint8)
+            bits = bits.clone() if bits.storage_offset() % 8 else bits
+            n = bits.numel() // 8 * 8
+            words, rest = bits[:n].view(torch.int64), bits[n:].long()
+            step = max(1, len(words) // _PER_PARAMETER)
+            held.setdefault(parameter.device, []).extend([words[::step], rest, words.sum()[None]])
+    for numbers in held.values():
+        digest.update(torch.cat(numbers).cpu().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -6,19 +6,17 @@ Whatever is wrong with a name, its files or an option is a ValueError or OSError
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from .gguf_file import SMOLLM2, convert_gguf, find_smollm2
+from .identity import config_digest
 from .model_checks import Unusable, check_files, check_tokenizer, check_weights, model_class, quiet, reason
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 SPLITS = ("layers", "tensors")  # over the GPUs of one process; over processes, each with a part of every projection
-_NOT_THE_MODEL = ("_name_or_path", "_commit_hash", "transformers_version")  # config keys that say where and by whom
 
 
 @dataclass
@@ -106,7 +104,7 @@ def load_model(
         "source": found.source,
         "revision": found.revision,
         "file_sha256": found.file_sha256,
-        "config_digest": _digest(config),
+        "config_digest": config_digest(config),
         "model_type": model.config.model_type,
         "dtype": _name_of(model.dtype),
         "attn": model.config._attn_implementation,
@@ -231,11 +229,6 @@ def _split_options(split: str) -> dict[str, Any]:
     if "tp_plan" in DistributedConfig.__dataclass_fields__:
         return {"distributed_config": DistributedConfig(tp_plan="auto")}
     return {"tp_plan": "auto"}  # transformers before 5.18
-
-
-def _digest(config: dict) -> str:
-    kept = {key: value for key, value in config.items() if key not in _NOT_THE_MODEL}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _name_of(dtype: Any) -> str:

@@ -51,6 +51,18 @@ def print_run(run: Run, console: Console, kind: str = "hidden") -> None:
         console.print(line)
 
 
+def not_finite(run: Run) -> list[str]:
+    """A line if nan or inf was met at any site."""
+    bad = [name for name in run.sites if run.sites[name].n_nan != 0 or run.sites[name].n_inf != 0]
+    if not bad:
+        return []
+    first = run.sites[bad[0]]
+    return [
+        f"NOT FINITE: nan or inf in {counted(len(bad), 'site')}, first {safe(bad[0])} ({number(first.n_nan)} nan, "
+        f"{number(first.n_inf)} inf); every figure is over the finite elements."
+    ]
+
+
 def _heading(run: Run) -> list[str]:
     p, model, corpus = run.provenance, run.provenance.get("model", {}), run.provenance.get("corpus", {})
     around = [name for name in ("bos", "special_tokens", "chat_template") if corpus.get(name)]
@@ -80,13 +92,7 @@ def _heading(run: Run) -> list[str]:
     for place, names in _group(peaks).items():
         lines.append(f"  at {ranges(names)}: {_describe(run, place)}")
     lines += _published(model.get("model_id"))
-    bad = [name for name in run.sites if run.sites[name].n_nan != 0 or run.sites[name].n_inf != 0]
-    if bad:
-        first = run.sites[bad[0]]
-        lines.append(
-            f"NOT FINITE: nan or inf in {counted(len(bad), 'site')}, first {safe(bad[0])} ({number(first.n_nan)} nan, "
-            f"{number(first.n_inf)} inf); every figure is over the finite elements."
-        )
+    lines += not_finite(run)
     if math.isfinite(run.M) and run.M > 0:
         limits = {"fp16": LIMITS["fp16"], "FP8 E4M3": LIMITS["e4m3"]}
         rooms = [f"{room(run.M, limit)} {number(limit)}, the largest {name}" for name, limit in limits.items()]

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .run import Run, place_of, site_kind, site_layer
-from .show import number, ranges, safe
+from .show import not_finite, number, ranges, safe
 
 _TOKENS = 3  # of a layer
 
@@ -19,13 +19,16 @@ def print_sweep(run: Run, console: Console) -> None:
     console.print(" · ".join([safe(model.get("model_id")), safe(model.get("dtype")), tokens]))
     if run.partial:
         console.print("PARTIAL: the sweep was interrupted.")
+    elif swept["exhaustive"] is None:
+        console.print("Whether this is exhaustive cannot be said: nan or inf hides whether position 0 sees what follows.")
     elif swept["exhaustive"]:
         console.print(
             "Exhaustive: what stands at this position is the same whatever follows, so no text exceeds M there."
         )
     else:
         console.print("Not exhaustive: what stands at position 0 depends on what follows.")
-    console.print(f"M = {number(run.M)}")
+    for line in [*not_finite(run), f"M = {number(run.M)}"]:
+        console.print(line)
     groups: dict[tuple[int, str], list[str]] = {}  # sites of one channel and the same tokens
     for place in run.peaks():
         tokens = _tokens(swept["sites"][place.site])

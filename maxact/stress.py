@@ -6,7 +6,7 @@ import random
 
 from .corpus import Corpus, Sample
 from .run import Run
-from .show import number, safe
+from .show import not_finite, number, safe
 from .stability import largest_by_domain
 
 LENGTH = 256  # tokens of a sample
@@ -67,5 +67,7 @@ def print_stress(run: Run, stress: Run, console) -> None:
     """What a stress run adds to the run of the corpus."""
     times = f", {stress.M / run.M:.3g} times that of the corpus" if run.M > 0 else ""
     console.print(f"\nStress, apart from the corpus: M = {number(stress.M)}{times}.")
+    for line in not_finite(stress):
+        console.print(line)
     for kind, largest in sorted(largest_by_domain(stress).items(), key=lambda item: -item[1]):
         console.print(f"  {safe(kind)}: {number(largest)}")

@@ -50,8 +50,8 @@ def sweep(
 
     The sample of each coordinate is the token's id. bos: the BOS token before each, which is not counted itself: all of
     position 1 that can follow it. `run.provenance["sweep"]`: position, n_vocabulary, exhaustive (position 0 was seen to
-    be the same whatever follows, and the sweep came to its end), and for each site its largest tokens, with id, text,
-    absmax. Interrupted from the keyboard it returns what whole batches gave, `run.partial` being True.
+    be the same whatever follows, and the sweep came to its end; None if the model gives nan or inf, which hides it), and
+    for each site its largest tokens, with id, text, absmax. Interrupted from the keyboard it returns what whole batches gave, `run.partial` being True.
 
     Raises ValueError for bad input, RuntimeError if a site never fired.
     """
@@ -59,15 +59,16 @@ def sweep(
         raise ValueError(f"tokens_per_batch: {tokens_per_batch}, expected at least {1 + bos}")
     if bos and tokenizer.bos_token_id is None:
         raise ValueError(f"bos: this tokenizer ({type(tokenizer).__name__}) has no BOS token")
-    n_vocabulary, device = min(len(tokenizer), model.get_input_embeddings().weight.shape[0]), input_device(model)
+    n_ids, device = model.get_input_embeddings().weight.shape[0], input_device(model)
+    vocabulary = sorted(id for id in set(tokenizer.get_vocab().values()) if id < n_ids)
     front = [tokenizer.bos_token_id] if bos else []
-    encoded = [Encoded([*front, id], id, "vocabulary", False) for id in range(n_vocabulary)]
+    encoded = [Encoded([*front, id], id, "vocabulary", False) for id in vocabulary]
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
 
     started = datetime.now(UTC)
     options = dict(skip_first=len(front), topk=topk, t_abs=t_abs, t_ratio=t_ratio, int8_per_token=True, backend=backend)
 
-    alone = sees_only_itself(decoder, n_vocabulary, device)
+    alone = sees_only_itself(decoder, n_ids, device)
     with Team(split_of(model)) as team, attach(model, sites, **options) as probe:
         note = on_note or (lambda sentence: None)
         work = Work(encoded, plan(encoded, tokens_per_batch), tokens_per_batch, (), team.rank, team.size)
@@ -100,25 +101,27 @@ def sweep(
     )
     run.provenance["sweep"] = {
         "position": len(front),
-        "n_vocabulary": n_vocabulary,
-        "exhaustive": alone and whole,
+        "n_vocabulary": len(vocabulary),
+        "exhaustive": alone if whole else False,
         "sites": {name: _largest_tokens(run, name) for name in run.sites if site_kind(name) != "moe_gate"},
     }
     return run
 
 
 @torch.inference_mode()
-def sees_only_itself(decoder: torch.nn.Module, n_vocabulary: int, device: torch.device) -> bool:
+def sees_only_itself(decoder: torch.nn.Module, n_ids: int, device: torch.device) -> bool | None:
     """Whether what stands at position 0 is the same whatever follows, for four first tokens and two continuations.
 
     Shapes are equal, so a causal decoder differs by rounding at most: 1 % of the largest value is far beyond that, and
-    far below what attention to other tokens does.
+    far below what attention to other tokens does. None if nan or inf stands there, which hides it.
     """
     chance = torch.Generator().manual_seed(0)
-    first, *rest = (torch.randint(n_vocabulary, (4, n), generator=chance) for n in (1, 4, 4))
+    first, *rest = (torch.randint(n_ids, (4, n), generator=chance) for n in (1, 4, 4))
     one, other = (
         decoder(input_ids=torch.cat([first, r], 1).to(device), use_cache=False)[0][:, 0].float() for r in rest
     )
+    if not (one.isfinite().all() and other.isfinite().all()):
+        return None
     return bool((one - other).abs().max() <= 0.01 * one.abs().max())
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -157,6 +158,11 @@ def test_a_full_disk_at_the_end_does_not_lose_the_run(model_directory, corpus, t
     assert "No space left on device" in err and not (tmp_path / "r").exists()
     rescued = err.strip().rpartition("saved to ")[2].removesuffix(" instead")
     assert Run.load(rescued).M > 0
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    _, err = maxact("measure", model_directory, "--corpus", corpus, "-o", tmp_path / "r", code=2, capsys=capsys)
+    assert f"{tmp_path / 'r'}: could not be written" in err and "nor could" in err and "make room" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus.jsonl"]
 
 
 def test_a_run_that_failed_goes_on_with_resume_and_only_then(model_directory, corpus, tmp_path, capsys, monkeypatch):

@@ -25,6 +25,9 @@ class Letters:
     def __call__(self, texts, **options):
         return {"input_ids": [[3 + ord(c) % 30 for c in text] for text in texts]}
 
+    def get_vocab(self):
+        return {self.decode([id]): id for id in range(VOCAB)}
+
     def decode(self, ids):
         return f"<{ids[0]}>"
 

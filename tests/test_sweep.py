@@ -1,5 +1,6 @@
 """A sweep sees each token of the vocabulary once, at position 0, and finds the largest of them all with its token."""
 
+import io
 import json
 import os
 import subprocess
@@ -7,11 +8,13 @@ import sys
 
 import pytest
 import torch
+from rich.console import Console
 from test_cli import maxact, model_directory  # noqa: F401
 from test_measure import Faulty, Letters
 from tiny_models import VOCAB, one_thread, tiny  # noqa: F401
 
 from maxact.run import Run
+from maxact.show_sweep import print_sweep
 from maxact.sweep import sees_only_itself, sweep
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -89,6 +92,28 @@ def test_a_batch_too_large_for_memory_is_halved(model):
 def test_rows_of_the_embedding_that_no_token_names_are_left_out():
     model = tiny("llama", vocab_size=VOCAB + 24)
     assert sweep(model, Letters(), sites=["embedding_output"]).provenance["n_tokens"] == VOCAB
+
+
+def test_ids_that_no_token_has_are_left_out_wherever_they_lie(model):
+    class Gaps(Letters):
+        def get_vocab(self):
+            return {str(id): id for id in (0, 3, 7, VOCAB - 1, VOCAB + 5)}
+
+    run = sweep(model, Gaps(), sites=["embedding_output"])
+    assert run.provenance["n_tokens"] == run.provenance["sweep"]["n_vocabulary"] == 4
+    assert {int(token) >> 32 for token in run.sites["embedding_output"].topk.token_ids} == {0, 3, 7, VOCAB - 1}
+
+
+def test_a_model_that_gives_nan_is_swept_to_its_end_and_says_so():
+    model = tiny("llama")
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight[3, 5] = float("nan")
+    run = sweep(model, Letters())
+    assert run.provenance["n_tokens"] == VOCAB and run.provenance["sweep"]["exhaustive"] is None
+    console = Console(file=io.StringIO(), width=200)
+    print_sweep(run, console)
+    shown = console.file.getvalue()
+    assert "Whether this is exhaustive cannot be said" in shown and "first layer_1_mlp_output (40 nan, 0 inf)" in shown
 
 
 def test_experts_are_swept_too_and_their_largest_tokens_named():
