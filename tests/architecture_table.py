@@ -90,6 +90,7 @@ _ROWS = {
     "modernbert-decoder modernbert": Architecture(down="mlp.Wo", norm="model.final_norm", gated="gelu"),
     "moshi": Architecture(kinds="qoaidm", down="mlp.fc2"),
     "mpt": _gpt(down="ffn.down_proj", layers="transformer.blocks", norm="transformer.norm_f"),
+    "nanochat": Architecture(kinds="qoaidm", down="mlp.fc2", merged=True),
     "nemotron_h": Architecture(
         kinds="qoa,rDSm,qoa,idm", added="+a,+m,+a,+m", down="mixer.down_proj", norm="model.norm_f"
     ),
@@ -208,8 +209,7 @@ REFUSED = {
     "hrm_text": "4 layers found in model.L_module.layers, but config.num_hidden_layers is 32",
     "led:encoder": "embedding_output: embed_tokens runs more than once in a forward pass",
     "longformer": "embedding_output: a tensor of shape [2, 512, 32], expected [2, 7, d] or [14, d] like the tokens of this",
-    "mllama": "8 of 34 sites saw no tensor: layer_3_attn_input",
-    "nanochat": "final_layernorm: model.norm runs more than once in a forward pass, so its tokens would count more than",
+    "mllama": "9 of 34 sites saw no tensor: layer_3_attn_input",
     "pegasus_x:encoder": "layer_0_attn_input: a tensor of shape [2, 512, 32], expected [2, 7, d] or [14, d] like the tokens",
     "prophetnet": "layer_0_attn_input: a tensor of shape [2, 21, 32], expected [2, 7, d] or [14, d] like the tokens of this",
     "squeezebert": "layer_0_attn_output: transformer.encoder.layers.0.attention has a dict as output, expected a tensor",
