@@ -129,7 +129,7 @@ def test_a_shard_of_another_measurement_is_refused_by_what_differs(runs, tmp_pat
     ):
         merge_runs([("1", Run.load(runs / "1")), ("other", other)])
     other = measure(tiny("llama", torch.bfloat16, rope_theta=5.0), Letters(), TEXTS[:-1], shard=(2, 3), **OPTIONS)
-    with pytest.raises(ValueError, match="other: does not belong to 1: corpus is '.*', in 1 '.*; token_ids is"):
+    with pytest.raises(ValueError, match="other: does not belong to 1: config is '.*; corpus is '.*', in 1 '.*; token_ids"):
         merge_runs([("1", Run.load(runs / "1")), ("other", other)])
 
 
