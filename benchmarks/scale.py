@@ -193,12 +193,12 @@ class _Ids:
 
 
 def tokens() -> list[dict]:
-    """A batch of the plan is one forward pass of 8 x 2048 tokens; every process has eight of them."""
+    """A batch of the plan is one forward pass of 8 x 2048 tokens; every process has sixteen of them."""
     rank, _ = join(DEVICE)
     name, length, n_rows = ("Qwen3-8B", 2048, 8) if DEVICE == "cuda" else ("tiny", 64, 4)
     model = build(name)
     generator = torch.Generator().manual_seed(0)
-    n = 8 * n_rows * n_processes()
+    n = 16 * n_rows * n_processes()
     ids = torch.randint(151936, (n, length), generator=generator).tolist()
     corpus = Corpus("random", [Sample(None, sample, "random") for sample in ids])
     options = dict(tokens_per_batch=n_rows * length, max_length=length)

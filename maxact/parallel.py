@@ -98,7 +98,7 @@ class Team:
         while not self._has(*(f"{place}/{rank}" for rank in range(self._n))):
             self.check()
             time.sleep(wait)
-            wait = min(2 * wait, 0.5)
+            wait = min(2 * wait, 0.05)
         return [json.loads(self._store.get(f"{place}/{rank}")) for rank in range(self.size)]
 
     def all_reduce(self, probe: Probe) -> None:
