@@ -7,41 +7,29 @@ from .triton_words import FP16, FP32, add_five, high_value, low_value, parts_of_
 
 _ROUND = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding it leaves a rounded integer, ties to even
 
-# The same as _add_element for the elements of four words, step by step for all of them: each alone is a chain of dependent
-# instructions, and compilers leave it so. $0 to $11 the sums of x^2, err^2 and |err|, $24 to $27 words, $28 the inverse
-# scale, $32 the lift.
+# The same as _add_element for each element of a word, in PTX: compilers unpack all words of a tile first, and spill.
+_ADD = (
+    "fma.rn.f32 e, y, $7, 0f4B400000; sub.rn.f32 e, 0f4B400000, e; fma.rn.f32 e, y, $7, e; fma.rn.f32 a, y, y, a; "
+    "fma.rn.f32 c, e, e, c; abs.f32 e, e; add.rn.f32 d, d, e; "
+)
 _UNPACK = (
-    ("shl.b32 w, {word}, 16; mov.b32 y{i}, w; ", "and.b32 w, {word}, 0xFFFF0000; mov.b32 y{i}, w; "),
-    ("mov.b32 {{l, h}}, {word}; cvt.f32.f16 y{i}, l; ", "mov.b32 {{l, h}}, {word}; cvt.f32.f16 y{i}, h; "),
-    ("mov.b32 y{i}, {word}; ",),
+    ("shl.b32 w, $6, 16; mov.b32 y, w; ", "and.b32 w, $6, 0xFFFF0000; mov.b32 y, w; "),
+    ("mov.b32 {l, h}, $6; cvt.f32.f16 y, l; ", "cvt.f32.f16 y, h; "),
+    ("mov.b32 y, $6; ",),
 )
-_STEPS = (
-    "fma.rn.f32 e{i}, y{i}, $28, 0f4B400000; ",
-    "sub.rn.f32 e{i}, 0f4B400000, e{i}; ",
-    "fma.rn.f32 e{i}, y{i}, $28, e{i}; ",
-    "fma.rn.f32 a{lane}, y{i}, y{i}, a{lane}; ",
-    "fma.rn.f32 c{lane}, e{i}, e{i}, c{lane}; ",
-    "abs.f32 e{i}, e{i}; add.rn.f32 d{lane}, d{lane}, e{i}; ",
-)
-_LIFT = "mul.rn.f32 y{i}, y{i}, $32; "
 
 
-def _asm(unpack: tuple[str, ...], steps: tuple[str, ...] = _STEPS) -> tl.constexpr:
-    lanes = range(4)
-    text = "{.reg .f32 y<8>, e<8>, a<4>, c<4>, d<4>; .reg .b32 w; .reg .b16 l, h; "
-    text += "".join(f"mov.f32 a{n}, ${12 + n}; mov.f32 c{n}, ${16 + n}; mov.f32 d{n}, ${20 + n}; " for n in lanes)
-    for half, one in enumerate(unpack):
-        text += "".join(one.format(i=4 * half + n, word=f"${24 + n}") for n in lanes)
-    for step in steps:
-        text += "".join(step.format(i=i, lane=i % 4) for i in range(4 * len(unpack)))
+def _asm(unpack: tuple[str, ...], lift: str = "") -> tl.constexpr:
     return tl.constexpr(
-        text + "".join(f"mov.f32 ${n}, a{n}; mov.f32 ${4 + n}, c{n}; mov.f32 ${8 + n}, d{n}; " for n in lanes) + "}"
+        "{.reg .f32 a, c, d, y, e; .reg .b32 w; .reg .b16 l, h; mov.f32 a, $3; mov.f32 c, $4; mov.f32 d, $5; "
+        + "".join(one + lift + _ADD for one in unpack)
+        + "mov.f32 $0, a; mov.f32 $1, c; mov.f32 $2, d;}"
     )
 
 
+_LIFT = "mul.rn.f32 y, y, $8; "
 _ADD_BF16, _ADD_FP16, _ADD_FP32 = (_asm(unpack) for unpack in _UNPACK)
-_LIFT_BF16, _LIFT_FP32 = (_asm(_UNPACK[kind], (_LIFT, *_STEPS)) for kind in (0, 2))
-_OPERANDS = tl.constexpr(",".join(["=f"] * 12 + ["f"] * 12 + ["r"] * 4 + ["f"] * 8))
+_LIFT_BF16, _LIFT_FP32 = _asm(_UNPACK[0], _LIFT), _asm(_UNPACK[2], _LIFT)
 
 
 @triton.jit
@@ -88,8 +76,8 @@ def _sums(words, inverse, lift, LIFTED: tl.constexpr, KIND: tl.constexpr, PACKED
             part = tl.inline_asm_elementwise(
                 _ADD_FP16 if KIND == FP16 else (_LIFT_FP32 if LIFTED else _ADD_FP32) if KIND == FP32 else
                 _LIFT_BF16 if LIFTED else _ADD_BF16,
-                _OPERANDS, [part[0], part[1], part[2], words[k], inverse[:, None], lift[:, None]],
-                (tl.float32, tl.float32, tl.float32), True, 4)  # fmt: skip
+                "=f,=f,=f,f,f,f,r,f,f", [part[0], part[1], part[2], words[k], inverse[:, None], lift[:, None]],
+                (tl.float32, tl.float32, tl.float32), False, 1)  # fmt: skip
         else:
             part = _add_element(low_value(words[k], KIND), inverse, lift, part, LIFTED)
             if KIND != FP32:
