@@ -50,6 +50,22 @@ def test_trajectories_name_the_layer_that_jumps(shown):
     assert shown.link() == "#trajectories.kind=1&trajectories.y=crest&trajectories.x=layer"
 
 
+@pytest.mark.parametrize("width", [390, 1100])
+def test_no_label_of_a_threshold_covers_another(width, chromium, tmp_path):
+    with opened(chromium, tmp_path, RUNS, viewport={"width": width, "height": 800}) as page:
+        for fmt in ("int8", "int4", "fp8_e4m3"):
+            page.choose("quantization.format", fmt)
+            boxes = page.tab.evaluate(
+                "[...document.querySelectorAll('#quantization svg text')]"
+                ".filter(t => ['absmax', '0.999 quantile', 'least squared error'].includes(t.textContent))"
+                ".map(t => t.getBoundingClientRect()).map(r => [r.left, r.right, r.top, r.bottom])"
+            )
+            assert len(boxes) == 3
+            for a, b in ((0, 1), (0, 2), (1, 2)):
+                (l, r, t, bottom), (l2, r2, t2, bottom2) = boxes[a], boxes[b]
+                assert r <= l2 or r2 <= l or bottom <= t2 + 2 or bottom2 <= t + 2, (fmt, boxes)
+
+
 @pytest.mark.parametrize("absmax, shape, layer", [
     ([10, 10, 10, 5000, 5000, 5000, 900], "jump-and-plateau", 3),
     ([10, 20, 40, 80, 160, 320, 640], "gradual", 1),

@@ -103,7 +103,7 @@ explorer("landscape", "The landscape", (self) => {
       el(
         "p",
         { className: "soft small" },
-        "✕ marks a run in whose residual stream no token passes the Sun test (|x| > 100 and > 1000 medians of its token). Solid bars: your runs. " +
+        "✕ marks a run in whose residual stream no token passes the Sun test (|x| > 100 and > 1,000 medians of the token). Solid bars: your runs. " +
           (published()
             ? "Pale bars: checkpoints published in arXiv 2605.15572, measured on its corpus with about 17 million tokens each; another corpus gives other values."
             : ""),

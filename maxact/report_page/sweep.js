@@ -58,19 +58,23 @@ function sweep(body, site, chosen) {
         }),
     );
   });
+  const labels = [];
   for (const [mode, text] of THRESHOLDS.slice(0, 3)) {
     const t = thresholdOf(chosen, mode, 1, 1, site);
     if (!(t > 0)) continue;
     const e = errorOf(chosen, t, table),
       x = plot.x(t),
       y = plot.y(Number.isFinite(e.sqnr) ? e.sqnr : 0);
+    // Above what is there already, so that none covers another.
+    const near = labels.filter((label) => Math.abs(label.x - x) < 150).map((label) => label.y);
+    labels.push({ x, y: [y - 8, ...near.sort((a, b) => b - a)].reduce((at, other) => (Math.abs(at - other) < 15 ? other - 15 : at)) });
     plot.svg.append(
       node("circle", { cx: x, cy: y, r: 5, fill: "var(--ink)" }),
       node(
         "text",
         {
           x: x - 8,
-          y: y - 8 - (mode === "max" ? 14 : 0),
+          y: labels[labels.length - 1].y,
           "text-anchor": x > plot.edge.left + 120 ? "end" : "start",
           class: "halo",
         },
