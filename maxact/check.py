@@ -271,7 +271,7 @@ def _table(failures: list[Failure]) -> Table:
         table.add_row(
             safe(failure.site),
             failure.why,
-            "" if n_over is None else number(n_over),
+            "" if finite else number(n_over),
             _some([str(channel) for channel in failure.channels], len(failure.channels)),
             _some(*_tokens(failure.elements, n_over)),
         )
@@ -291,7 +291,7 @@ def _tokens(elements: list[dict], n_over: int | None) -> tuple[list[str], int | 
 
 def _some(texts: list[str], n: int | None) -> str:
     """The first of them, and how many more there are."""
-    shown = ", ".join(texts[:_SHOWN])
+    shown = ", ".join(texts[:_SHOWN]) or "–"
     if n is None:
         return f"{shown} and {len(texts) - _SHOWN}+ more" if len(texts) > _SHOWN else f"{shown} or more"
     return shown if n <= _SHOWN else f"{shown} and {n - _SHOWN} more"

@@ -12,7 +12,7 @@ from rich.table import Table
 from maxact_kernels.summary import Summary
 
 from .run import Place, Run, place_of
-from .show import counted, number, safe, times
+from .show import counted, held, number, safe, times
 
 # What makes two runs answer the same question; where these differ, a factor may come from the measurement.
 _CONDITIONS = {
@@ -131,7 +131,7 @@ def factor_text(factor: float) -> str:
 
 
 def _change(name: str, a: Summary, b: Summary) -> Change:
-    quantiles = (s.quantile(0.999) if s.options.counts else math.nan for s in (a, b))
+    quantiles = (held(lambda: s.quantile(0.999)) for s in (a, b))
     return Change(
         name,
         tuple(s.absmax if s.n_elements else math.nan for s in (a, b)),

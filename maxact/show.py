@@ -195,7 +195,7 @@ def _layer_row(name: str, summary: Summary) -> list[str]:
         "–" if place.position is None else str(place.position),
         number(summary.ratio_max),
         number(summary.n_massive_tokens),
-        number(_held(lambda: summary.quantile(0.999))),
+        number(held(lambda: summary.quantile(0.999))),
         *_int8(summary),
     ]
 
@@ -203,14 +203,14 @@ def _layer_row(name: str, summary: Summary) -> list[str]:
 def _int8(summary: Summary) -> list[str]:
     """SQNR with one scale at max and at q0.999, and what it does not say on its own."""
     return [
-        *(decibel(_held(lambda: summary.quantization_error("int8", name).sqnr_db)) for name in ("max", "q0.999")),
-        decibel(_held(lambda: summary.int8_per_token.sqnr_db)),
-        percent(_held(lambda: summary.quantization_error("int8").zeroed)),
-        number(_held(lambda: summary.absmax / summary.rms)),
+        *(decibel(held(lambda: summary.quantization_error("int8", name).sqnr_db)) for name in ("max", "q0.999")),
+        decibel(held(lambda: summary.int8_per_token.sqnr_db)),
+        percent(held(lambda: summary.quantization_error("int8").zeroed)),
+        number(held(lambda: summary.absmax / summary.rms)),
     ]
 
 
-def _held(get: Callable[[], float]) -> float:
+def held(get: Callable[[], float]) -> float:
     """A number that a state may have left out, or a published file does not hold: then nan."""
     try:
         return get()

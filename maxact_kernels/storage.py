@@ -18,7 +18,7 @@ _SPARSE = 512  # tables of at least so many integers are written as (index, valu
 
 
 def write_atomically(path: str | os.PathLike, data: bytes) -> None:
-    """Write to a temporary name beside `path`, then replace: a failure leaves what was there. Raises OSError."""
+    """Write to a temporary name beside `path`, then replace: a failure leaves what was there. Raises OSError of `path`."""
     folder, name = os.path.split(os.fspath(path))
     temporary = os.path.join(folder, f".{name}.{os.getpid()}.new")
     try:
@@ -27,9 +27,11 @@ def write_atomically(path: str | os.PathLike, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
+    except BaseException as error:
+        with contextlib.suppress(OSError):
             os.unlink(temporary)
+        if isinstance(error, OSError) and error.errno:
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from None
         raise
 
 

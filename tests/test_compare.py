@@ -1,14 +1,16 @@
 """Two runs side by side: every site that both have, in factors, the largest change first."""
 
+import io
 import json
 import math
 
 import pytest
 import torch
 from commands import maxact
+from rich.console import Console
 from small_runs import HOSTILE, noise, run_of, with_peak
 
-from maxact.compare import compare, factor_text, sentence
+from maxact.compare import compare, describe, factor_text, sentence
 
 
 @pytest.fixture
@@ -83,9 +85,17 @@ def test_what_was_measured_otherwise_is_said():
 
 
 def test_a_factor_close_to_one_is_not_shown_as_one():
-    assert [factor_text(f) for f in (1.0, 1.0004, 0.125, 24.04, 1234.5, math.inf, math.nan)] == [
-        "the same", "1.0004x", "0.125x", "24x", "1,234x", "from zero", "no factor"
+    assert [factor_text(f) for f in (1.0, 1.0004, 1.0046, 0.9954, 0.125, 24.04, 1234.5, math.inf, math.nan)] == [
+        "the same", "1.0004x", "1.005x", "0.995x", "0.125x", "24x", "1,234x", "from zero", "no factor"
     ]  # fmt: skip
+
+
+def test_a_channel_is_written_as_a_name_and_not_as_a_count():
+    a, b = run_of({"x": with_peak(9.0, (0, 0, 1234), d=2000)}), run_of({"x": with_peak(8.0, (0, 0, 5), d=2000)})
+    console = Console(width=200, file=io.StringIO())
+    for part in describe(compare(a, b), None):
+        console.print(part)
+    assert " 1234 → 5 " in console.file.getvalue()
 
 
 def test_the_command_prints_the_changed_sites_and_json_holds_all(pair, tmp_path, capsys):

@@ -157,6 +157,8 @@ def test_commands_on_runs_take_an_imported_one(published, tmp_path, capsys):
     assert "3 tokens in layer_0_hidden" in out and "NOT FINITE: nan or inf in 1 site," in out and "no special tokens" not in out
     out, _ = maxact("compare", run, run, capsys=capsys)
     assert "the same to the last bit" in out
+    changes = json.loads(maxact("compare", run, run, "--json", capsys=capsys)[0])["changes"]
+    assert [c["q999_factor"] for c in changes if c["site"] == "layer_0_hidden"] == [1.0]  # a quantile that is published
     out, _ = maxact("check", run, "--limit", "250", "--json", code=1, capsys=capsys)
     finite, limit = json.loads(out)["rules"]
     assert [failure["site"] for failure in finite["failures"]] == ["final_layernorm"]

@@ -1,5 +1,7 @@
 """A report page in a real browser: it draws without an error or a request, and each control does what it says."""
 
+import itertools
+
 import pytest
 from report_pages import jumping_run, opened
 
@@ -61,9 +63,9 @@ def test_no_label_of_a_threshold_covers_another(width, chromium, tmp_path):
                 ".map(t => t.getBoundingClientRect()).map(r => [r.left, r.right, r.top, r.bottom])"
             )
             assert len(boxes) == 3
-            for a, b in ((0, 1), (0, 2), (1, 2)):
-                (l, r, t, bottom), (l2, r2, t2, bottom2) = boxes[a], boxes[b]
-                assert r <= l2 or r2 <= l or bottom <= t2 + 2 or bottom2 <= t + 2, (fmt, boxes)
+            for (left, right, top, bottom), other in itertools.combinations(boxes, 2):
+                beside = right <= other[0] or other[1] <= left
+                assert beside or bottom <= other[2] + 2 or other[3] <= top + 2, (fmt, boxes)
 
 
 @pytest.mark.parametrize("absmax, shape, layer", [

@@ -115,8 +115,9 @@ def test_a_directory_that_cannot_be_written_is_an_oserror(directory):
     state = REFERENCE.probe(noise(2, 8))
     (directory / "state").write_bytes(b"old")
     for path in (directory / "none" / "state", directory / "state" / "state", "/proc/state"):
-        with pytest.raises(OSError):
+        with pytest.raises(OSError) as error:
             state.save(path)
+        assert error.value.filename == str(path)
     assert (directory / "state").read_bytes() == b"old"
 
 
