@@ -27,16 +27,16 @@ def check(site_map: SiteMap, states: Mapping[str, ProbeState]) -> None:
     missing = [site.name for site in site_map.sites if site.name not in states]
     if missing:
         raise RuntimeError(
-            f"{len(missing)} of {len(site_map.sites)} sites saw no tensor: {_few(missing)}; the forward pass went around "
-            "these modules or around their hooks"
+            f"{len(missing)} of {len(site_map.sites)} sites saw no tensor: {_few(missing)}; the forward pass went "
+            "around these modules or around their hooks"
         )
     for site in site_map.sites:
         if site.kind == "moe_gate":
             router = states[site.name].summary()
             if router.min >= 0 and 0 < router.max <= 1:
                 raise RuntimeError(
-                    f"{site.name}: what {site.path} gives lies between 0 and 1: probabilities, not logits; choose sites "
-                    "without it"
+                    f"{site.name}: what {site.path} gives lies between 0 and 1: probabilities, not logits; choose "
+                    "sites without it"
                 )
 
 

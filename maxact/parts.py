@@ -1,4 +1,4 @@
-"""Where the parts of a model lie: one table of names, and one way of looking. A model family is a row, not a function."""
+"""Where the parts of a model lie: one table of names, one way of looking. A model family is a row, not a function."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import nn
 NAMES = {
     "layers": ("layers", "h", "blocks", "block", "layer"),
     "final norm": (
-        "norm", "ln_f", "final_layernorm", "final_layer_norm", "norm_f", "final_norm", "out_norm", "ln_out", "layer_norm",
-        "embedding_norm", "layernorm", "LayerNorm", "ln", "emb_layer_norm_after",
+        "norm", "ln_f", "final_layernorm", "final_layer_norm", "norm_f", "final_norm", "out_norm", "ln_out",
+        "layer_norm", "embedding_norm", "layernorm", "LayerNorm", "ln", "emb_layer_norm_after",
     ),
     "attention": (
         "self_attn.0", "self_attn", "attn.attention", "attn", "attention.self", "attention.attn", "attention",
@@ -21,8 +21,7 @@ NAMES = {
         "layer.0.TransientGlobalSelfAttention", "norm_attn_norm.attn", "temporal_block", "shared_transformer.self_attn",
         "shared_transf.self_attn", "mamba", "conv", "mlstm_layer", "mixer",
     ),
-    # What is added to the residual stream, where the attention or the MLP as a whole gives something else.
-    "attention result": ("attention.output.dense",),
+    "attention result": ("attention.output.dense",),  # BERT: the attention itself ends before
     "MLP result": (),
     "second attention": ("self_attn.1", "mamba_decoder.mamba", "mamba"),
     "cross-attention": (
@@ -34,7 +33,9 @@ NAMES = {
         "q_proj", "qkv_proj", "c_attn", "query_key_value", "Wqkv", "in_proj_qkv", "in_proj_qkvz", "query", "q", "q_lin",
         "q_a_proj", "query_proj", "in_proj", "linear_x", "Wq", "W_pack", "wqkv",
     ),
-    "output projection": ("o_proj", "c_proj", "out_proj", "dense", "Wo", "wo", "o", "out_lin", "linear_out", "o_b_proj"),
+    "output projection": (
+        "o_proj", "c_proj", "out_proj", "dense", "Wo", "wo", "o", "out_lin", "linear_out", "o_b_proj",
+    ),
     "MLP": (
         "mlps.0", "mlp", "feed_forward", "ffn", "block_sparse_moe", "moe", "layer.2.DenseReluDense",
         "layer.1.DenseReluDense", "layer.2.mlp", "layer.1.mlp", "mlp_block", "shared_transformer.feed_forward",
@@ -57,12 +58,14 @@ NAMES = {
     "router": ("gate", "router"),
     "logits": ("layer", "wg", "proj", "gate", "classifier"),  # where a router makes more of them in itself
 }  # fmt: skip
-# A name that means the part only where another module lies beside: Qwen 1 has w1 and w2 but no w3, and its gate is w2.
+# A name that means the part only where another module lies beside it. Qwen 1 has w1 and w2 but no w3: its gate is w2.
 BESIDE = {("gate projection", "w1"): "w3", ("second MLP", "experts"): "router", ("third MLP", "mlp"): "mlps"}
-BUT = {"second attention": "attention", "second MLP": "MLP", "shared expert of the layer": "MLP"}  # never the same module
+# A part that is never the same module as another.
+BUT = {"second attention": "attention", "second MLP": "MLP", "shared expert of the layer": "MLP"}
+# What is added to the residual stream, where a block is given the stream and adds to it itself (BLOOM, MPT).
 RESULTS = {"attention result": ("attention", "output projection"), "MLP result": ("MLP", "down projection")}
 EITHER = ("mixer",)  # the MLP if experts or a down projection lie in it, else the attention
-GATE_FIRST = ("gate_up_proj", "input_linear", "Wi")  # one projection for both; the gate is the first half of its features
+GATE_FIRST = ("gate_up_proj", "input_linear", "Wi")  # one projection for both: the gate is its first half
 
 
 @dataclass(frozen=True)
@@ -119,28 +122,23 @@ def find_part(skeleton: Skeleton, path: str, parent: nn.Module, part: str) -> tu
         return _find_embedding(skeleton)
     if part.startswith("cross-attention") and not skeleton.has_encoder:
         raise LookupError("no encoder in this model")
-    if part == "final norm":
+    if part == "final norm":  # beside the layers, or in a module around them up to the decoder
         n_decoder = len(path_to(skeleton.model, skeleton.decoder_path))
-        for path, parent in reversed(path_to(skeleton.model, skeleton.layers_path)[n_decoder - 1 : -1]):
-            found = _by_name(path, parent, part)
-            if found:
-                return found
-    taken = None
-    if part in BUT:
-        try:
-            taken = find_part(skeleton, path, parent, BUT[part])[1]
-        except LookupError:
-            pass
-    found = _by_name(path, parent, part, taken)
+        around = path_to(skeleton.model, skeleton.layers_path)[n_decoder - 1 : -1]
+        found = next(filter(None, (_by_name(*place, part) for place in reversed(around))), None)
+    elif part in BUT:
+        found = _by_name(path, parent, part, but=_maybe(skeleton, path, parent, BUT[part]))
+    else:
+        found = _by_name(path, parent, part)
     if found is None and part in RESULTS:
-        path, module = find_part(skeleton, path, parent, RESULTS[part][0])
-        if "residual" in inspect.signature(module.forward).parameters:  # it is given what it adds to
-            return find_part(skeleton, path, module, RESULTS[part][1])
+        block, projection = RESULTS[part]
+        path, module = find_part(skeleton, path, parent, block)
+        if "residual" in inspect.signature(module.forward).parameters:
+            return find_part(skeleton, path, module, projection)
     if found is None and part == "attention":
         for below, module in parent.named_modules():
             if below and is_recorded(skeleton.decoder, "attentions", _join(path, below), module):
-                found = _join(path, below), module
-                break
+                return _join(path, below), module
     if found is None:
         raise LookupError(f"no {part} in {type(parent).__name__} (looked for {', '.join(NAMES[part])})")
     return found
@@ -181,17 +179,25 @@ def path_to(model: nn.Module, path: str) -> list[tuple[str, nn.Module]]:
     return [(".".join(names[:n]), model.get_submodule(".".join(names[:n]))) for n in range(len(names) + 1)]
 
 
-def _by_name(path: str, parent: nn.Module, part: str, taken: nn.Module | None = None) -> tuple[str, nn.Module] | None:
+def _by_name(path: str, parent: nn.Module, part: str, but: nn.Module | None = None) -> tuple[str, nn.Module] | None:
     for name in NAMES[part]:
         found = step(path, parent, name)
         if found is None or BESIDE.get((part, name), name.partition(".")[0]) not in parent._modules:
             continue
-        if name in EITHER and (part == "MLP") != bool({"experts", "down_proj"} & found[1]._modules.keys()):
+        module = found[1]
+        if name in EITHER and (part == "MLP") != bool({"experts", "down_proj"} & module._modules.keys()):
             continue
-        of_experts = part.endswith("projection") and any(p.ndim > 2 for p in found[1].parameters(recurse=False))
-        if found[1] is not taken and not of_experts and not isinstance(found[1], nn.ModuleList):
+        of_experts = part.endswith("projection") and any(p.ndim > 2 for p in module.parameters(recurse=False))
+        if module is not but and not of_experts and not isinstance(module, nn.ModuleList):
             return found
     return None
+
+
+def _maybe(skeleton: Skeleton, path: str, parent: nn.Module, part: str) -> nn.Module | None:
+    try:
+        return find_part(skeleton, path, parent, part)[1]
+    except LookupError:
+        return None
 
 
 def _find_decoder(model: nn.Module) -> tuple[str, nn.Module]:

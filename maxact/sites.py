@@ -25,7 +25,7 @@ class Kind(NamedTuple):
     """One row: the sites of one kind."""
 
     site: str  # the site's name; with {i}, one a layer
-    ways: tuple[tuple[str, ...], ...]  # from the decoder, or from the layer, by names of parts; the first that leads counts
+    ways: tuple[tuple[str, ...], ...]  # from the decoder, or the layer, by parts; the first that leads there counts
     end: str  # the module's "input" or "output"
     default: bool = False  # in the set "default"; "gemm" holds all
     rare: bool = False  # of few models: a model without any says nothing of it
@@ -37,7 +37,8 @@ class Kind(NamedTuple):
 
 # In the order in which a model computes them. Attention and MLP outputs are what the module gives: where a norm stands
 # between it and the residual stream (Gemma 2 and 3, OLMo 2), before that norm. A block that mixes tokens by other means
-# (SSM, linear attention, convolution) counts as attention; the second of two in one layer is called `_2`.
+# (SSM, linear attention, convolution) counts as attention; the second of two in one layer is called `_2`. Where the
+# residual stream is several streams, the features of a token are those of all streams, one stream after another.
 KINDS = (
     Kind("embedding_output", (("embedding",),), "output", default=True),
     Kind("layer_{i}_attn_input", (("attention", "query projection"),), "input"),
@@ -77,7 +78,7 @@ class Site:
     first_half: bool = False  # only the first half of the features
     element: int = 0  # which element of the output, where this is a tuple
     n_experts: int | None = None  # the width of a router's logits, where the model does not say which element they are
-    streams_first: bool = False  # [streams, B, S, d] instead of [B, S, streams, d]; all streams of a token are its features
+    streams_first: bool = False  # of several residual streams: [streams, B, S, d], else [B, S, streams, d]
 
 
 @dataclass(frozen=True)

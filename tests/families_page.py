@@ -1,4 +1,4 @@
-"""Writes FAMILIES.md, the model types that are tested and their sites: `python tests/families_page.py > FAMILIES.md`."""
+"""Writes FAMILIES.md, the tested model types and their sites: `python tests/families_page.py > FAMILIES.md`."""
 
 from __future__ import annotations
 
