@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from fnmatch import fnmatchcase
 
 from rich import box
 from rich.table import Table
@@ -13,7 +12,7 @@ from rich.table import Table
 from maxact_kernels.summary import Summary
 
 from .limits import LIMITS, limit_of
-from .run import ROUTERS, Place, Run, place_of, site_kind, token_of
+from .run import ROUTERS, Place, Run, matching, place_of, site_kind, token_of
 from .show import PARTIAL, counted, decibel, number, percent, room, safe
 
 # Where a norm reads: the residual stream, and in some architectures (Gemma 2, OLMo 2) what is added to it.
@@ -67,7 +66,9 @@ def check(
     a plain limit, what norms read for fp16-square, the inputs of projections for SQNR (if none was measured, all but
     routers). Raises ValueError for a limit or pattern that means nothing here.
     """
-    chosen = _chosen(run, patterns)
+    if not run.sites:
+        raise ValueError("this run has no site, so there is nothing to check")
+    chosen = matching(list(run.sites), patterns or ())
     verdicts = [_finite(run, chosen)]
     for name in limits:
         sites = chosen
@@ -117,15 +118,6 @@ def describe(verdicts: list[Verdict], run: Run) -> Iterator[str | Table]:
 def to_json(verdicts: list[Verdict], run: Run) -> dict:
     passed = not any(verdict.failures for verdict in verdicts)
     return {"passed": passed, "partial": run.partial, "rules": [asdict(verdict) for verdict in verdicts]}
-
-
-def _chosen(run: Run, patterns: list[str] | None) -> list[str]:
-    if not run.sites:
-        raise ValueError("this run has no site, so there is nothing to check")
-    for pattern in patterns or ():
-        if not any(fnmatchcase(name, pattern) for name in run.sites):
-            raise ValueError(f"sites: {pattern!r} matches no site of this run")
-    return [name for name in run.sites if not patterns or any(fnmatchcase(name, p) for p in patterns)]
 
 
 def _finite(run: Run, sites: list[str]) -> Verdict:

@@ -12,6 +12,8 @@ from .terminal import AsJson, console, note, print_json
 
 app = typer.Typer()
 
+OnlySites = Annotated[str | None, typer.Option(help="Only these names and patterns: 'layer_*_hidden'.")]
+
 
 @app.command(epilog="Example: maxact show runs/smollm2-135m --kind mlp_output")
 def show(
@@ -84,7 +86,7 @@ def check(
     threshold: Annotated[
         str, typer.Option(help="Of --sqnr: max, q0.999 (any quantile), mse, a number, or per-token (int8).")
     ] = "max",
-    sites: Annotated[str | None, typer.Option(help="Only these names and patterns: 'layer_*_hidden'.")] = None,
+    sites: OnlySites = None,
     as_json: AsJson = False,
 ) -> None:
     """For CI: exit code 1 if a site holds nan or inf, is over a limit, or has less SQNR than demanded.
@@ -109,17 +111,22 @@ def check(
 
 
 @app.command(epilog="Example: maxact stability runs/smollm2-135m")
-def stability(run: Annotated[Path, typer.Argument(help="A run directory.")], as_json: AsJson = False) -> None:
+def stability(
+    run: Annotated[Path, typer.Argument(help="A run directory.")], sites: OnlySites = None, as_json: AsJson = False
+) -> None:
     """Is M the maximum? What the run's samples say about more samples, fewer and others; without the model."""
     from .run import Run
     from .stability import stability as examine
 
-    found = examine(Run.load(run))
+    loaded = Run.load(run)
+    found = examine(loaded, sites.split(",") if sites else ())
     if as_json:
         print_json(found)
     else:
+        from .show import not_finite
         from .show_stability import print_stability
 
+        print_parts(not_finite(loaded))
         print_stability(found, console())
 
 

@@ -7,7 +7,8 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +23,6 @@ from .groups import read_groups
 SCHEMA = 1
 _MAX_JSON_BYTES = 1 << 28
 _MAX_NAME = 256
-
 
 ROUTERS = ("moe_gate", "router_logits")  # kinds of sites that are no activations in the sense of M
 UNNAMED = 0xFFFF  # in the 16 bits that a row of an expert has for its sample, and for its position: no room for it
@@ -180,6 +180,9 @@ class Run:
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
+        for left in directory.parent.iterdir():  # by a process that was killed while it saved
+            if re.fullmatch(rf"\.{re.escape(directory.name)}-\d+-(new|old)", left.name):
+                shutil.rmtree(left, ignore_errors=True)
 
     @staticmethod
     def load(directory: str | os.PathLike) -> Run:
@@ -254,6 +257,14 @@ def site_kind(name: str) -> str:
 def site_layer(name: str) -> int | None:
     match = re.match(r"layer_(\d{1,9})_", name)
     return int(match[1]) if match else None
+
+
+def matching(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
+    """The sites that patterns match, all if there are none. Raises ValueError for one that matches nothing."""
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ValueError(f"sites: {pattern!r} matches no site of this run")
+    return [name for name in names if not patterns or any(fnmatchcase(name, p) for p in patterns)]
 
 
 def place_of(site: str, summary: Summary, rank: int) -> Place:

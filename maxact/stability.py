@@ -12,18 +12,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from .corpus import DEFAULT_DOMAIN
 from .proportion import proportional
-from .run import Run, site_kind
+from .run import ROUTERS, Run, matching, site_kind
 
 SATURATED = 0.01  # growth of the expected M over the last doubling below which a run counts as saturated
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 PAPER_SHARES, PAPER_REPEATS = (0.2, 0.4), 5  # 1,000 and 2,000 of 5,000 samples, five times each
-OTHER_ROWS = ("moe_gate", "experts_act")  # logits do not count; an expert's rows are named by expert, not by sample
+OTHER_ROWS = (*ROUTERS, "experts_act")  # logits do not count; an expert's rows are named by expert, not by sample
 
 
 class Samples(NamedTuple):
@@ -33,8 +34,16 @@ class Samples(NamedTuple):
     domain: np.ndarray  # [N] str
 
 
-def stability(run: Run) -> dict:
-    """How M depends on the samples that were measured: a JSON-able dict.
+class Subsets(NamedTuple):
+    """All subsets of n of the samples."""
+
+    n: int
+    weights: np.ndarray  # `subset_weights`
+    cdf: np.ndarray  # `subset_cdf`
+
+
+def stability(run: Run, patterns: Sequence[str] = ()) -> dict:
+    """How M depends on the samples that were measured: a JSON-able dict. patterns: M of these sites only (fnmatch).
 
     - `n_samples`; `M` over the sites that know samples, `n_near` of the samples come within 1 % of it
     - `curve`: a dict for each number of samples n (N and its halves): `n`, the `mean`, `cv` and `quantiles` of M over
@@ -44,34 +53,35 @@ def stability(run: Run) -> dict:
     - `exceeding_share`: with 95 % confidence no larger share of samples like these exceeds M
     - `paper`: subsets as arXiv 2605.15572 drew them (`paper_subsets`)
     - `domains`: for each domain n_samples, M, growth_per_doubling; `sites`: for each site absmax, growth_per_doubling,
-      n_near and the means of its `curve`, at the same n
+      n_near and its `curve`
     - `left_out`: sites of experts, which know experts instead of samples, and `left_out_M`; `verdict`: all of this in a sentence
 
-    Raises ValueError if the run has no per-sample vectors or fewer than two measured samples.
+    Raises ValueError if the run has no per-sample vectors or fewer than two measured samples, or for a pattern that
+    matches no site with such vectors.
     """
     samples = measured_samples(run)
-    vectors = {name: run.sites[name].sample_absmax[samples.index].astype(np.float64) for name in _sites(run)}
+    names = matching(_sites(run), patterns)
+    vectors = {name: run.sites[name].sample_absmax[samples.index].astype(np.float64) for name in names}
     M = np.max(list(vectors.values()), axis=0)  # noqa: N806  [N]
     n = len(M)
     if n < 2:
         raise ValueError(f"stability: this run measured {n} samples, expected at least 2")
-    sizes = halvings(n)
-    weights = [subset_weights(size, n) for size in sizes]
+    subsets = all_subsets(n)
     growth = growth_per_doubling(M)
-    left_out = [name for name in run.sites if site_kind(name) == "experts_act"]
+    left_out = [name for name in run.sites if site_kind(name) == "experts_act" and not patterns]
     near = int((M >= 0.99 * M.max()).sum())
     found = {
         "n_samples": n,
         "M": float(M.max()),
         "n_near": near,
-        "curve": curve(M, sizes),
+        "curve": curve(M, subsets),
         "growth_per_doubling": growth,
         "saturated": growth < SATURATED,
         "bootstrap": bootstrap_interval(M),
         "exceeding_share": exceeding_share(n),
         "paper": paper_subsets(M, samples.domain),
         "domains": _by_domain(M, samples.domain),
-        "sites": {name: _of_site(x, weights) for name, x in vectors.items()},
+        "sites": {name: _of_site(x, subsets) for name, x in vectors.items()},
         "left_out": left_out,
         "left_out_M": max((run.sites[name].absmax for name in left_out), default=0.0),
     }
@@ -129,13 +139,17 @@ def subset_cdf(n: int, n_all: int) -> np.ndarray:
     return np.cumprod(np.concatenate([[1.0], np.maximum(k - n, 0) / k]))[::-1]
 
 
-def curve(values: np.ndarray, sizes: list[int]) -> list[dict]:
+def all_subsets(n_all: int) -> list[Subsets]:
+    return [Subsets(n, subset_weights(n, n_all), subset_cdf(n, n_all)) for n in halvings(n_all)]
+
+
+def curve(values: np.ndarray, subsets: Sequence[Subsets]) -> list[dict]:
     """Mean, coefficient of variation and quantiles of the largest of n values, for each n, over all subsets."""
     x = np.sort(values)
     rows = []
-    for n in sizes:
-        mean, deviation = _moments(x, subset_weights(n, len(x)))
-        at = np.searchsorted(subset_cdf(n, len(x))[1:], np.array(QUANTILES) * (1 - 1e-12))
+    for n, weights, cdf in subsets:
+        mean, deviation = _moments(x, weights)
+        at = np.searchsorted(cdf[1:], np.array(QUANTILES) * (1 - 1e-12))
         quantiles = {f"{q:g}": float(x[min(k, len(x) - 1)]) for q, k in zip(QUANTILES, at)}
         rows.append({"n": n, "mean": mean, "cv": deviation / mean if mean else 0.0, "quantiles": quantiles})
     return rows
@@ -215,14 +229,13 @@ def _moments(x: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
     return mean, math.sqrt(float((x - mean) ** 2 @ weights))
 
 
-def _of_site(values: np.ndarray, weights: list[np.ndarray]) -> dict:
-    x = np.sort(values)
-    means = [float(x @ w) for w in weights]
+def _of_site(values: np.ndarray, subsets: Sequence[Subsets]) -> dict:
+    largest = float(values.max())
     return {
-        "absmax": means[-1],
-        "growth_per_doubling": means[-1] / means[-2] - 1 if means[-2] else 0.0,
-        "n_near": int((x >= 0.99 * x[-1]).sum()),
-        "curve": means,
+        "absmax": largest,
+        "growth_per_doubling": growth_per_doubling(values),
+        "n_near": int((values >= 0.99 * largest).sum()),
+        "curve": curve(values, subsets),
     }
 
 

@@ -25,7 +25,7 @@ from .measurement import environment, token_text
 from .offload import input_device
 from .parallel import Team
 from .planning import Work, plan
-from .run import Run, site_kind, token_of
+from .run import ROUTERS, Run, site_kind, token_of
 from .split import split_of
 
 _SHOWN = 5  # tokens of a site
@@ -103,7 +103,7 @@ def sweep(
         "position": len(front),
         "n_vocabulary": len(vocabulary),
         "exhaustive": alone if whole else False,
-        "sites": {name: _largest_tokens(run, name) for name in run.sites if site_kind(name) != "moe_gate"},
+        "sites": {name: _largest_tokens(run, name) for name in run.sites if site_kind(name) not in ROUTERS},
     }
     return run
 

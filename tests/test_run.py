@@ -84,6 +84,14 @@ def test_a_run_is_not_overwritten_unless_asked_and_nothing_else_ever(run, tmp_pa
     assert sorted(os.listdir(tmp_path)) == ["other", "r"]
 
 
+def test_what_a_killed_process_left_of_a_run_goes_with_the_next_that_is_saved(run, tmp_path):
+    for left in (".r-12-new", ".r-7-old", ".r2-12-new", ".r-x-new"):
+        (tmp_path / left).mkdir()
+        (tmp_path / left / "run.json").write_text("{")
+    run.save(tmp_path / "r")
+    assert sorted(os.listdir(tmp_path)) == [".r-x-new", ".r2-12-new", "r"]
+
+
 @pytest.mark.parametrize("failing", ["sites.safetensors", "run.json"])
 def test_a_write_that_fails_leaves_the_old_run_and_nothing_half_written(run, tmp_path, monkeypatch, failing):
     run.save(tmp_path / "r")

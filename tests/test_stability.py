@@ -3,16 +3,20 @@
 import itertools
 import json
 import math
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from test_cli import maxact
 
 from maxact.proportion import proportional
 from maxact.run import Run, Sites
 from maxact.stability import (
+    Subsets,
+    all_subsets,
     bootstrap_interval,
     curve,
     exceeding_share,
@@ -33,7 +37,7 @@ VALUES = np.array([3.0, 1.0, 4.0, 1.0, 5.0, 9.0, 2.0, 9.0])  # with ties, also a
 @pytest.mark.parametrize("n", range(1, 9))
 def test_the_curve_is_that_of_every_subset(n):
     largest = np.array([max(subset) for subset in itertools.combinations(VALUES, n)])
-    (row,) = curve(VALUES, [n])
+    (row,) = curve(VALUES, [Subsets(n, subset_weights(n, 8), subset_cdf(n, 8))])
     assert row["mean"] == pytest.approx(largest.mean(), rel=1e-14)
     assert row["cv"] == pytest.approx(largest.std() / largest.mean(), abs=1e-14)
     ordered = np.sort(largest)
@@ -52,7 +56,7 @@ def test_weights_are_binomials_also_where_those_overflow():
 
 def test_the_curve_ends_at_the_maximum_itself():
     assert halvings(9) == [1, 2, 3, 5, 9] and halvings(1) == [1]
-    assert curve(VALUES, halvings(8))[-1] == {
+    assert curve(VALUES, all_subsets(8))[-1] == {
         "n": 8,
         "mean": 9.0,
         "cv": 0.0,
@@ -124,6 +128,7 @@ def test_m_is_over_all_sites_but_routers_and_experts():
             "layer_0_hidden": [1.0, 8.0, 3.0, 2.0],
             "layer_1_hidden": [6.0, 2.0, 2.0, 2.0],
             "layer_0_moe_gate": [99.0] * 4,
+            "layer_0_router_logits": [98.0] * 4,
             "layer_0_experts_act": [50.0] * 4,
         }
     )
@@ -132,9 +137,11 @@ def test_m_is_over_all_sites_but_routers_and_experts():
     assert found["curve"][0]["mean"] == np.mean([6, 8, 3, 2])  # the largest over both sites, sample by sample
     assert list(found["sites"]) == ["layer_0_hidden", "layer_1_hidden"]
     assert found["sites"]["layer_1_hidden"]["absmax"] == 6.0
-    assert found["sites"]["layer_1_hidden"]["curve"] == [
-        row["mean"] for row in curve(np.array([6.0, 2, 2, 2]), [1, 2, 4])
-    ]
+    alone = stability(run, ["layer_1_*"])
+    assert alone["M"] == 6.0 and list(alone["sites"]) == ["layer_1_hidden"] and not alone["left_out"]
+    assert found["sites"]["layer_1_hidden"]["curve"] == alone["curve"]
+    assert [row["n"] for row in alone["curve"]] == [1, 2, 4] and alone["curve"][0]["mean"] == 3.0
+    assert alone["curve"][1]["quantiles"] == {"0.05": 2.0, "0.25": 2.0, "0.5": 2.0, "0.75": 6.0, "0.95": 6.0}
     assert found["left_out"] == ["layer_0_experts_act"] and found["left_out_M"] == 50.0
     assert found["domains"]["a"] == {"n_samples": 2, "M": 6.0, "growth_per_doubling": pytest.approx(6 / 4.5 - 1)}
     assert found["domains"]["b"]["M"] == 8.0
@@ -176,6 +183,13 @@ def test_a_list_of_samples_that_does_not_fit_is_refused(samples, sentence):
         stability(run)
 
 
+def test_a_pattern_without_a_site_that_knows_samples_is_refused():
+    run = a_run({"layer_0_hidden": [1.0, 2.0], "layer_0_moe_gate": [3.0, 4.0]})
+    for pattern in ("layer_9_*", "layer_0_moe_gate"):
+        with pytest.raises(ValueError, match=f"sites: '{re.escape(pattern)}' matches no site"):
+            stability(run, [pattern])
+
+
 def test_one_sample_is_too_few():
     with pytest.raises(ValueError, match="measured 1 samples, expected at least 2"):
         stability(a_run({"layer_0_hidden": [1.0, 2.0]}, measured=[1]))
@@ -186,6 +200,16 @@ def test_a_run_without_samples_says_what_to_do():
     run = Run(Sites({"layer_0_hidden": (state.options, Arrays(state.host_arrays()))}), {})
     with pytest.raises(ValueError, match="maxact measure"):
         stability(run)
+
+
+def test_the_command_chooses_sites_and_says_what_is_not_finite(tmp_path, capsys):
+    run = a_run({"layer_0_hidden": [1.0, 8.0, 3.0, float("nan")], "layer_1_hidden": [5.0, 2.0, 2.0, 2.0]})
+    run.save(tmp_path / "run")
+    out, _ = maxact("stability", tmp_path / "run", "--sites", "layer_1_*", capsys=capsys)
+    assert out.startswith("NOT FINITE") and "M = 5 over 4 samples" in out
+    assert "layer_1_hidden" in out and out.count("layer_0_hidden") == 1
+    _, err = maxact("stability", tmp_path / "run", "--sites", "nope", code=2, capsys=capsys)
+    assert err == "maxact: sites: 'nope' matches no site of this run\n"
 
 
 def test_the_command_prints_for_people_and_for_scripts_without_pytorch(tmp_path):
