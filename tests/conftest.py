@@ -9,6 +9,15 @@ import shutil
 import pytest
 
 
+def pytest_collection_modifyitems(items):
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no GPU here"))
+
+
 @pytest.fixture(scope="session")
 def smollm2_directory(tmp_path_factory):
     """SmolLM2-135M-Instruct as a model directory, converted once a session, or once for all if MAXACT_CACHE is set."""

@@ -9,10 +9,7 @@ from tiny_models import assert_same_bits, random_ids, tiny
 from maxact.hooks import attach
 from maxact_kernels import ProbeState, fused_probe
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here"),
-]
+pytestmark = pytest.mark.gpu
 
 N_ROWS, N_TOKENS, N_REPLAYS = 2, 6, 5
 

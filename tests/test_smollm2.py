@@ -94,7 +94,6 @@ def test_no_corpus_is_needed_for_position_0_where_the_word_delta_is_larger_than_
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 def test_a_run_on_a_gpu_equals_the_cpu_run_on_the_same_tensors(smollm2_directory, texts, monkeypatch):
     update, twins = ProbeState.update, {}
 
