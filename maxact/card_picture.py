@@ -16,6 +16,7 @@ _LINES = {
     "mlp_output": ("#d9822b", 1.2),
     "attn_output": ("#3a9d5d", 1.2),
     "mlp_act": ("#b0509f", 1.2),
+    "experts_act": ("#9a7d0a", 1.2),
 }
 
 
@@ -47,6 +48,7 @@ def picture(run: Run) -> str | None:
             parts.append(f'<text x="{_WIDTH - _RIGHT + 6}" y="{at + 4:.1f}">{name} {number(LIMITS[name])}</text>')
     for layer in dict.fromkeys((0, deepest // 2, deepest)):
         parts.append(f'<text x="{x(layer):.1f}" y="{_HEIGHT - 20}" text-anchor="middle">{layer}</text>')
+    parts.append(f'<text x="{_WIDTH - _RIGHT + 6}" y="{_HEIGHT - 20}">layer</text>')
     for i, (kind, curve) in enumerate(curves.items()):
         color, width = _LINES[kind]
         points = " ".join(f"{x(layer):.1f},{y(value):.1f}" for layer, value in curve.items())

@@ -6,7 +6,7 @@ from html import escape
 
 from .markdown import printable
 from .run import Place, Run, site_kind
-from .show import number
+from .show import counted, number
 
 _KINDS = 20  # more than any model has
 
@@ -29,8 +29,8 @@ def html(run: Run) -> str:
 def _facts(run: Run) -> list[str]:
     model, n_tokens = run.provenance.get("model", {}), run.provenance.get("n_tokens")
     facts = [printable(model[key]) for key in ("model_id", "dtype") if model.get(key)]
-    facts += [f"{number(n_tokens)} tokens"] if isinstance(n_tokens, int) else []
-    facts += [f"{len(run.sites)} sites"] + ["partial"] * run.partial
+    facts += [counted(n_tokens, "token")] if isinstance(n_tokens, int) else []
+    facts += [counted(len(run.sites), "site")] + ["partial"] * run.partial
     where = f" at {printable(run.peaks()[0].site)}" if run.peaks() else ""
     return [*facts, f"M = {number(run.M)}{where}"]
 

@@ -223,16 +223,16 @@ class Summary:
             raise ValueError(f"threshold: {threshold!r}, expected a positive number")
         return quantization.error_of(fmt, float(threshold), low, high, n)
 
-    def least_sqnr_db(self, fmt: str, largest: float, n_without: int) -> float:
-        """Least SQNR of the elements with |x| <= largest but any n_without of them, under `fmt` at that threshold.
+    def sqnr_db_up_to(self, fmt: str, largest: float, n_without: int) -> tuple[float, float]:
+        """SQNR of the elements with |x| <= largest under `fmt` at that threshold, and its least without any n_without.
 
-        What is left has at least the energy that remains without the largest, and at most the error of all.
+        Without them there is at least the energy that remains without the largest, and at most the error of all.
         """
         low, high, n = (part[self._bins[0] <= largest] for part in self._bins)
         of_all = quantization.error_of(fmt, largest, low, np.minimum(high, largest), n).sqnr_db_bounds[0]
         left = np.diff(np.minimum(n.cumsum(), n.sum() - n_without), prepend=0)
         signal, signal_left = math.fsum(n * low**2), math.fsum(left * low**2)
-        return of_all + 10 * math.log10(signal_left / signal) if signal_left > 0 else math.nan
+        return of_all, of_all + 10 * math.log10(signal_left / signal) if signal_left > 0 else math.nan
 
     def _threshold(self, fmt: str, name: str) -> float:
         if name == "max":

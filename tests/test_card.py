@@ -217,6 +217,12 @@ def test_the_picture_is_small_and_does_nothing(run):
     assert not [name for element in svg.iter() for name in element.attrib if name.startswith("on") or "href" in name]
 
 
+def test_the_curve_that_holds_m_is_in_the_picture():
+    peak, rest = with_peak(5000.0), noise()
+    run = run_of({f"layer_{i}_{kind}": rest for i in (0, 1) for kind in ("hidden", "mlp_act")} | {"layer_2_experts_act": peak})
+    assert ">experts_act</text>" in picture(run) and ">10,000</text>" in picture(run) and ">layer</text>" in picture(run)
+
+
 def test_a_run_without_a_curve_has_a_card_without_a_picture(tmp_path):
     run = run_of({"final_layernorm": noise(), "layer_0_hidden": torch.zeros(1, 2, 8)})
     assert picture(run) is None
