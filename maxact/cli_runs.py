@@ -32,7 +32,7 @@ def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")] = Path("report.html"),
 ) -> None:
-    """Write one page with seven explorers of these runs: no network, no server, opens in any browser."""
+    """Write one page to explore these runs in: no network, no server, opens in any browser."""
     from .report import write_report
 
     size = write_report(runs, output)
@@ -91,8 +91,8 @@ def check(
 ) -> None:
     """For CI: exit code 1 if a site holds nan or inf, is over a limit, or has less SQNR than demanded.
 
-    A limit judges every site, fp16-square (x^2 in fp16) those that norms read, --sqnr the inputs of the projections if
-    the run has them; --sites chooses others.
+    A limit judges every site, fp16-square (x^2 in fp16) those that norms read.
+    --sqnr judges the inputs of the projections if the run has them. --sites chooses others.
     """
     from . import check as checking
     from .run import Run, plain
@@ -218,8 +218,8 @@ def card(
 ) -> None:
     """Write the section of a model card: M, headroom, SQNR, how it was measured. Run again, it replaces itself.
 
-    It stands between the lines <!-- maxact:begin --> and <!-- maxact:end -->, at the end of a card that has none; a
-    picture, maxact-absmax.svg, lies beside the card.
+    It stands between the lines <!-- maxact:begin --> and <!-- maxact:end -->, at the end of a card without them.
+    A picture, maxact-absmax.svg, is written beside the card.
     """
     from . import card_file
     from .run import Run

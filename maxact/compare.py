@@ -12,7 +12,7 @@ from rich.table import Table
 from maxact_kernels.summary import Summary
 
 from .run import Place, Run, place_of
-from .show import counted, held, number, safe, times
+from .show import PARTIAL, counted, held, number, safe, times
 
 # What makes two runs answer the same question; where these differ, a factor may come from the measurement.
 _CONDITIONS = {
@@ -20,6 +20,8 @@ _CONDITIONS = {
     "corpus": ("name", "digest", "bos", "special_tokens", "chat_template", "max_length"),
     "environment": ("device", "backend", "torch", "transformers"),
 }
+
+_WHICH = ("first", "second")
 
 
 class Change(NamedTuple):
@@ -47,6 +49,7 @@ class Comparison(NamedTuple):
     only_a: list[str]
     only_b: list[str]
     conditions: dict[str, tuple]  # what differs in how it was measured: (a, b)
+    partial: tuple[bool, bool]
 
 
 def compare(a: Run, b: Run) -> Comparison:
@@ -59,6 +62,7 @@ def compare(a: Run, b: Run) -> Comparison:
         [name for name in a.sites if name not in b.sites],
         [name for name in b.sites if name not in a.sites],
         dict(_conditions(a, b)),
+        (a.partial, b.partial),
     )
 
 
@@ -99,13 +103,16 @@ def to_json(found: Comparison) -> dict:
 def describe(found: Comparison, top: int | None) -> Iterator[str | Table]:
     """The comparison for a terminal; `top`: how many sites, None for all."""
     yield sentence(found)
+    for which, partial in zip(_WHICH, found.partial):
+        if partial:
+            yield f"PARTIAL, the {which}: {PARTIAL}."
     known = [f"{name} {_shown(a)} → {_shown(b)}" for name, (a, b) in found.conditions.items() if None not in (a, b)]
     if known:
         yield f"Not measured alike: {' · '.join(known)}"
-    for which, place in (("first", 0), ("second", 1)):
+    for place, which in enumerate(_WHICH):
         if unknown := [name for name, values in found.conditions.items() if values[place] is None]:
             yield f"Not recorded in the {which}: {', '.join(unknown)}."
-    for which, names in (("first", found.only_a), ("second", found.only_b)):
+    for which, names in zip(_WHICH, (found.only_a, found.only_b)):
         if names:
             more = f" and {len(names) - 8} more" if len(names) > 8 else ""
             yield f"Only in the {which}: {', '.join(map(safe, names[:8]))}{more}."
@@ -163,7 +170,7 @@ def _conditions(a: Run, b: Run) -> Iterator[tuple[str, tuple]]:
             values = tuple(run.provenance.get(part, {}).get(key) for run in (a, b))
             if values[0] != values[1]:
                 yield f"{part} {key}", values
-    for key in ("skip_first", "n_samples", "n_tokens", "partial"):
+    for key in ("skip_first", "n_samples", "n_tokens"):
         values = a.provenance.get(key), b.provenance.get(key)
         if values[0] != values[1]:
             yield key, values

@@ -73,8 +73,8 @@ def _short_of_sqnr(run: Run, judged: list[str], sqnr: float, quantize: str) -> I
 def _channels_for(summary: Summary, sqnr: float, quantize: str) -> dict:
     """The fewest of the largest channels without which the rest has this SQNR, as far as a run can tell.
 
-    Where 20 dB were asked of the inputs of SmolLM2-135M's 28 down projections that have less, the rest truly had at least
-    19.93 dB, and 18.4 dB in one; to go by the least instead would have kept 13 of them whole.
+    Where 20 dB were asked of the inputs of 27 of SmolLM2-135M's down projections, the rest had in truth at least 19.93 dB,
+    and 18.4 dB in one; to go by the least instead would have kept 14 of them whole.
     """
     absmax = summary.channel_absmax
     order = (-absmax).argsort(kind="stable")

@@ -111,3 +111,10 @@ def test_the_command_prints_the_changed_sites_and_json_holds_all(pair, tmp_path,
     assert record["changes"][1]["places"][1] == {"sample": 0, "position": 1, "feature": 3, "value": -300.0}
     out, _ = maxact("compare", tmp_path / "a", tmp_path / "a", capsys=capsys)
     assert out == "M is 100 in both; the same to the last bit of every table in 4 sites.\n"
+
+
+def test_partial_runs_are_named_even_where_both_are(pair):
+    for run in pair:
+        run.provenance["partial"] = True
+    said = [part for part in describe(compare(*pair), None) if isinstance(part, str)]
+    assert [sentence[:20] for sentence in said if "PARTIAL" in sentence] == ["PARTIAL, the first: ", "PARTIAL, the second:"]
