@@ -197,22 +197,31 @@ def _accurate(run: Run, sites: list[str], sqnr_db: float, quantizer: Quantizer) 
         if not summary.absmax:
             continue  # zeros are quantized without an error
         figures = error_figures(summary, quantizer)
-        found[site] = figures["sqnr_db_least"]
-        if found[site] < sqnr_db:
+        found[site] = figures
+        if figures["sqnr_db_least"] < sqnr_db:
             why = f"{decibel(figures['sqnr_db'])} dB"
             elements = _elements(run, site, summary, _SHOWN)
             channels = [element["feature"] for element in elements[:1]]
             failures.append(Failure(site, "sqnr", why, figures, channels, elements))
     failures.sort(key=lambda failure: failure.figures["sqnr_db_least"])
-    closest = min(found, key=found.get, default=None)
+    closest = min(found, key=lambda site: found[site]["sqnr_db_least"], default=None)
     what = f"sqnr: {safe(quantizer.format)}, {_scaled(quantizer.threshold)}, at least {sqnr_db:g} dB"
     if failures:
         says = f"{what}: less in {len(failures)} of {counted(len(sites), 'site')}."
     elif closest is None:
         says = f"{what}: no value other than 0 in {counted(len(sites), 'site')}."
     else:
-        says = f"{what}: so in {counted(len(sites), 'site')}, the least {safe(closest)} with {decibel(found[closest])} dB."
-    return Verdict("sqnr", len(sites), failures, closest, found[closest] - sqnr_db if closest else None, says)
+        says = f"{what}: so in {counted(len(sites), 'site')}, the least {safe(closest)} with {_with_beside(found[closest])}."
+    headroom = found[closest]["sqnr_db_least"] - sqnr_db if closest else None
+    return Verdict("sqnr", len(sites), failures, closest, headroom, says)
+
+
+def _with_beside(figures: dict) -> str:
+    per_token = figures["int8_per_token_db"]
+    beside = [] if per_token is None else [f"INT-8 per token {decibel(per_token)} dB"]
+    beside += [] if figures["zeroed"] is None else [f"{percent(figures['zeroed'])} zeroed"]
+    beside.append(f"M / rms {number(figures['absmax_by_rms'])}")
+    return f"{decibel(figures['sqnr_db_least'])} dB ({', '.join(beside)})"
 
 
 def error_figures(summary: Summary, quantizer: Quantizer) -> dict:

@@ -180,6 +180,7 @@ def run_directory(tmp_path):
 def test_the_command_exits_0_with_headroom_and_1_with_the_sites(run_directory, capsys):
     out, _ = maxact("check", run_directory, "--limit", "fp16", "--limit", "e4m3", "--sqnr", "5", capsys=capsys)
     assert out.count("ok  ") == 4 and "FAIL" not in out and "218x below" in out
+    assert re.search(r"the least layer_0_mlp_act with [\d.]+ dB \(INT-8 per token [\d.]+ dB, [\d.]+ % zeroed, M / rms 13", out)
     out, _ = maxact("check", run_directory, "--limit", "fp16-square", code=1, capsys=capsys)
     assert "FAIL  fp16-square: |x| ≤ 255.9: 1 of 1 site over it." in out
     assert "layer_0_hidden" in out and "1:2" in out and "\x1b" not in out and "\u202e" not in out
