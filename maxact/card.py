@@ -12,7 +12,8 @@ from .limits import LIMITS
 from .markdown import printable, table, text
 from .published import CITATION, checkpoint, checkpoints
 from .run import ROUTERS, Run, site_kind, site_layer
-from .show import PARTIAL, counted, decibel, number, percent, room, sun_test
+from .show import sun_test
+from .words import PARTIAL, counted, decibel, number, percent, room
 
 PICTURE = (
     "maxact-absmax.svg"  # a file beside the card: GitHub and the hub take pictures from files, not from data: URIs

@@ -7,7 +7,7 @@ from xml.sax.saxutils import escape
 
 from .limits import LIMITS
 from .run import Run, site_kind, site_layer
-from .show import number
+from .words import number
 
 MARK = "<!-- made by maxact card -->"  # what a later card may write over
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 260, 64, 96, 16, 36

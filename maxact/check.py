@@ -13,7 +13,7 @@ from maxact_kernels.summary import Summary
 
 from .limits import LIMITS, limit_of
 from .run import ROUTERS, Place, Run, matching, place_of, site_kind, token_of
-from .show import PARTIAL, counted, decibel, number, percent, room, safe
+from .words import PARTIAL, counted, decibel, number, percent, room, safe
 
 # Where a norm reads: the residual stream, and in some architectures (Gemma 2, OLMo 2) what is added to it.
 SQUARED = ("embedding_output", "attn_output", "mlp_output", "hidden")

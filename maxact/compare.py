@@ -12,7 +12,8 @@ from rich.table import Table
 from maxact_kernels.summary import Summary
 
 from .run import Place, Run, place_of
-from .show import PARTIAL, counted, held, number, safe, times
+from .show import held
+from .words import PARTIAL, counted, number, safe, times
 
 # What makes two runs answer the same question; where these differ, a factor may come from the measurement.
 _CONDITIONS = {

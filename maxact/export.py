@@ -10,7 +10,7 @@ from maxact_kernels.storage import write_atomically
 
 from . import export_keep, export_scales, export_table, max_act_llm
 from .run import Run
-from .show import PARTIAL, counted, safe
+from .words import PARTIAL, counted, safe
 
 Files = dict[str, str | bytes]
 

@@ -6,7 +6,7 @@ from html import escape
 
 from .markdown import printable
 from .run import Place, Run, site_kind
-from .show import counted, number
+from .words import counted, number
 
 _KINDS = 20  # more than any model has
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 
 from rich import box
@@ -17,8 +16,8 @@ from .groups import POSITION_0, Row, rows
 from .limits import LIMITS
 from .published import checkpoint
 from .run import Place, Run, place_of, site_kind, site_layer
+from .words import PARTIAL, counted, decibel, number, percent, ranges, room, safe
 
-PARTIAL = "the measurement was interrupted, or shards are missing; this is not the whole corpus"
 _PICTURE_ROWS = 8
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
 
@@ -131,18 +130,6 @@ def _published(model_id) -> list[str]:
     ]
 
 
-def room(value: float, limit: float) -> str:
-    """How far a value is below a limit or over it, as a factor."""
-    if value <= limit:
-        return f"{times(limit / value)} below" if value else "all zero"
-    return f"{times(value / limit)} over"
-
-
-def times(factor: float) -> str:
-    """2.43x · 5,338x"""
-    return f"{factor:.3g}x" if factor < 999.5 else f"{number(factor)}x"
-
-
 def _group(peaks: list[Place]) -> dict[Place, list[str]]:
     """Tied sites by the element they share: a value that the residual stream carries on stands in many."""
     groups: dict[tuple, list[Place]] = {}
@@ -159,13 +146,6 @@ def _describe(run: Run, place: Place) -> str:
     expert = "" if place.expert is None else f"expert {place.expert} · "
     sample, position = ("65,535 or more" if n is None else n for n in (place.sample, place.position))
     return f"{number(place.value)} · {expert}token{token} at position {position} of sample {sample} · channel {place.feature}"
-
-
-def ranges(names: list[str]) -> str:
-    """layer_11_hidden … layer_27_hidden (17 sites)"""
-    if len(names) <= 2:
-        return " and ".join(safe(name) for name in names)
-    return f"{safe(names[0])} … {safe(names[-1])} ({len(names)} sites)"
 
 
 def _layer_table(run: Run, layers: dict[int, str]) -> Table:
@@ -293,34 +273,3 @@ def _picture(values: list[float], title: str) -> list[str]:
     return lines
 
 
-def number(value) -> str:
-    """A count or a magnitude for people: 24,929 · 3.062 · 0.000122."""
-    if value is None or isinstance(value, float) and math.isnan(value):
-        return "–"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float) and math.isfinite(value):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-    return safe(value)
-
-
-def decibel(value: float) -> str:
-    return "–" if math.isnan(value) else f"{round(value, 1) + 0.0:.1f}"  # no -0.0
-
-
-def percent(share: float | None) -> str:
-    return "–" if share is None or math.isnan(share) else f"{100 * share:.1f} %"
-
-
-def counted(count: int, what: str) -> str:
-    """1 site · 2,048 sites"""
-    return f"{number(count)} {what}{'' if count == 1 else 's'}"
-
-
-def safe(value) -> str:
-    """Text from a model, a file or a corpus, so that a terminal shows it and obeys none of it; cut to 80 characters."""
-    text = str(value)
-    if re.fullmatch(r"[\w./:+@ -]{1,80}", text, re.ASCII) and text == text.strip():
-        return text
-    shown = repr(text[:80])
-    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in shown) + ("…" if len(text) > 80 else "")

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .run import Run
-from .show import number
+from .words import number
 
 _LONGEST = 400  # characters of a note: a file may claim anything
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .run import Run, site_layer
-from .show import number
+from .words import number
 
 _LARGEST = 10  # experts of the second table
 _LISTED = 6  # experts without a token that a row names

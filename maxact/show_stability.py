@@ -6,7 +6,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from .show import number, safe
+from .words import number, safe
 
 _SHOWN = 10  # sites, those that grow most
 

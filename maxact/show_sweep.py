@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.table import Table
 
 from .run import Run, place_of, site_kind, site_layer
-from .show import not_finite, number, ranges, safe
+from .show import not_finite
+from .words import number, ranges, safe
 
 _TOKENS = 3  # of a layer
 

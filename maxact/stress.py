@@ -6,8 +6,9 @@ import random
 
 from .corpus import Corpus, Sample
 from .run import Run
-from .show import not_finite, number, safe
+from .show import not_finite
 from .stability import largest_by_domain
+from .words import number, safe
 
 LENGTH = 256  # tokens of a sample
 _N_RANDOM = 16
