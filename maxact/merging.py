@@ -56,7 +56,7 @@ def _check(name: str, part: dict) -> None:
     shard, samples = part.get("shard"), part.get("samples")
     right = isinstance(part.get("identity"), dict) and isinstance(shard, list) and len(shard) == 2
     right = right and all(type(number) is int for number in shard) and 1 <= shard[0] <= shard[1] <= 10**6
-    right = right and isinstance(samples, list)
+    right = right and isinstance(samples, list) and type(part.get("tokens_per_batch")) is int
     if not right or not all(isinstance(s, dict) and type(s.get("index")) is int for s in samples):
         raise ValueError(f"{name}: does not say which part of what measurement it is; measure it with maxact measure")
 
@@ -96,11 +96,10 @@ def _sum(numbers: Iterable) -> float:
 
 def _coverage(rows, held: dict) -> list:
     """A site fired if it did in any shard."""
-    rows = [dict(row) for row in rows or [] if isinstance(row, dict)]
-    for row in rows:
-        row["missing"] = [name for name in row.get("missing", []) if name not in held]
-        row["fired"] = row.get("expected", 0) - len(row["missing"])
-    return rows
+    rows = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    rows = [row for row in rows if isinstance(row.get("missing"), list) and type(row.get("expected")) is int]
+    missing = [[name for name in row["missing"] if name not in held] for row in rows]
+    return [row | {"missing": names, "fired": row["expected"] - len(names)} for row, names in zip(rows, missing)]
 
 
 def _environment(found: list[dict]) -> dict:

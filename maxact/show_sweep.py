@@ -21,10 +21,12 @@ def print_sweep(run: Run, console: Console) -> None:
     if run.partial:
         console.print("PARTIAL: the sweep was interrupted.")
     elif swept["exhaustive"] is None:
-        console.print("Whether this is exhaustive cannot be said: nan or inf hides whether position 0 sees what follows.")
+        console.print(
+            "Whether this is exhaustive cannot be said: nan or inf hides whether position 0 sees what follows."
+        )
     elif swept["exhaustive"]:
         console.print(
-            "Exhaustive: what stands at this position is the same whatever follows, so no text exceeds M there."
+            "Exhaustive: what stands at this position is the same whatever follows, so no text exceeds M there, but for rounding."
         )
     else:
         console.print("Not exhaustive: what stands at position 0 depends on what follows.")

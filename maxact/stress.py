@@ -70,5 +70,8 @@ def print_stress(run: Run, stress: Run, console) -> None:
     console.print(f"\nStress, apart from the corpus: M = {number(stress.M)}{times}.")
     for line in not_finite(stress):
         console.print(line)
-    for kind, largest in sorted(largest_by_domain(stress).items(), key=lambda item: -item[1]):
+    kinds = largest_by_domain(stress)
+    for kind, largest in sorted(kinds.items(), key=lambda item: -item[1]):
         console.print(f"  {safe(kind)}: {number(largest)}")
+    if max(kinds.values()) < stress.M:
+        console.print("M is an expert's, whose rows are named by expert, not by sample: no kind of input holds it.")

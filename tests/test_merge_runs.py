@@ -129,14 +129,24 @@ def test_a_shard_of_another_measurement_is_refused_by_what_differs(runs, tmp_pat
     ):
         merge_runs([("1", Run.load(runs / "1")), ("other", other)])
     other = measure(tiny("llama", torch.bfloat16, rope_theta=5.0), Letters(), TEXTS[:-1], shard=(2, 3), **OPTIONS)
-    with pytest.raises(ValueError, match="other: does not belong to 1: config is '.*; corpus is '.*', in 1 '.*; token_ids"):
+    with pytest.raises(
+        ValueError, match="other: does not belong to 1: config is '.*; corpus is '.*', in 1 '.*; token_ids"
+    ):
         merge_runs([("1", Run.load(runs / "1")), ("other", other)])
+
+
+@pytest.mark.parametrize("coverage", [5, [5], [{"missing": None, "expected": 1}], [{"missing": [], "expected": "a"}]])
+def test_a_coverage_that_is_none_is_left_out(runs, tmp_path, coverage):
+    first = Run.load(runs / "1")
+    first.provenance["coverage"] = coverage
+    assert merge_runs([("1", first), *load(runs / "2", runs / "3")]).provenance["coverage"] == []
 
 
 def test_what_a_shard_does_not_say_or_says_twice_is_refused(runs, tmp_path):
     assert "does not say which part" in changed(runs / "2", tmp_path, lambda r: r.pop("identity"))
     assert "does not say which part" in changed(runs / "2", tmp_path, lambda r: r.update(shard=["a", None]))
     assert "does not say which part" in changed(runs / "2", tmp_path, lambda r: r.update(samples=[1, 2]))
+    assert "does not say which part" in changed(runs / "2", tmp_path, lambda r: r.pop("tokens_per_batch"))
     assert "one of 4 shards, 1 is one of 3" in changed(runs / "2", tmp_path, lambda r: r.update(shard=[2, 4]))
     index = Run.load(runs / "1").provenance["samples"][0]["index"]
     overlap = changed(

@@ -1,12 +1,18 @@
 """Stress inputs are what their kind says, the same each time, and change nothing of the corpus's run."""
 
+import io
 import json
 
 import pytest
+from rich.console import Console
 from test_cli import maxact, model_directory  # noqa: F401
+from test_measure import Letters
+from tiny_models import tiny
 
+from maxact import measure
+from maxact.corpus import Corpus, Sample
 from maxact.run import Run
-from maxact.stress import DELIMITERS, SCRIPTS, special_ids, stress_corpus
+from maxact.stress import DELIMITERS, SCRIPTS, print_stress, special_ids, stress_corpus
 
 
 class Bytes:
@@ -83,6 +89,19 @@ def test_a_stress_run_stands_apart_and_the_run_of_the_corpus_is_as_without(model
     (tmp_path / "third-stress" / "thesis.txt").write_text("mine")
     maxact(*args, "-o", tmp_path / "third", "--stress", code=2, capsys=capsys)
     assert not (tmp_path / "third").exists()
+
+
+def test_an_m_that_stands_in_an_expert_is_said_to_be_of_no_kind():
+    model = tiny("mixtral", num_local_experts=4, num_experts_per_tok=2)
+    corpus = Corpus("stress", [Sample(None, [3, 4, 5], "one"), Sample(None, [6, 7], "two")])
+    shown = {}
+    for sites in ("embedding_output", "layer_*_experts_act"):
+        stress = measure(model, Letters(), corpus, sites=["embedding_output", sites])
+        console = Console(file=io.StringIO(), width=200)
+        print_stress(stress, stress, console)
+        shown[sites] = console.file.getvalue()
+    assert all("  one: " in text and "  two: " in text for text in shown.values())
+    assert "M is an expert's" in shown["layer_*_experts_act"] and "expert" not in shown["embedding_output"]
 
 
 def test_json_holds_both(model_directory, tmp_path, capsys):  # noqa: F811
