@@ -12,6 +12,11 @@ import pytest
 def pytest_collection_modifyitems(items):
     import torch
 
+    # All tests of a model type follow each other, so that each tiny model is made once and then let go.
+    places = [i for i, item in enumerate(items) if item.path.name == "test_architectures.py"]
+    by_type = sorted((items[i] for i in places), key=lambda item: item.callspec.params["model_type"])
+    for i, item in zip(places, by_type, strict=True):
+        items[i] = item
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from functools import cache, partial
+from functools import lru_cache, partial
 
 import pytest
 import torch
@@ -65,7 +65,7 @@ class Pass:
         return torch.equal(self.probe.states[site].buffer, state.buffer)
 
 
-@cache
+@lru_cache(maxsize=1)  # conftest.py has the tests of a model type follow each other
 def passed(model_type: str) -> Pass:
     if transformers.__version__ < "5.23" and (not is_known(model_type) or model_type in CHANGED):
         pytest.skip(f"transformers {transformers.__version__} has no such model, or another")

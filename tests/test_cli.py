@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -204,6 +205,7 @@ def test_interrupted_by_the_keyboard_the_run_is_kept_and_says_it_is_partial(mode
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # what runs in the background ignores it
     )
     for line in process.stderr:
         if line.startswith("measured"):
