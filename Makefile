@@ -1,7 +1,7 @@
 # Two commands do all the set-up: `make demo` and `make test`. Each makes its own environment in .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
-# Three minutes of nvcc are not spent where the kernels cannot run.
+# Minutes of nvcc are not spent where the kernels cannot run.
 export MAXACT_BUILD_CUDA ?= $(if $(shell command -v nvidia-smi),,0)
 
 .PHONY: demo test lint bench clean
