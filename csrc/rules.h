@@ -1,6 +1,6 @@
 // The rules every backend shares: bits and keys of a magnitude, exact sums, and the total orders of records.
 // Plain functions of numbers, so that the same lines run on a CPU and on a GPU. The Python side is in
-// maxact_kernels/fields.py (the table of fields) and merge.py (the orders).
+// maxact_kernels/fields.py.
 #pragma once
 
 #include <cmath>

@@ -87,12 +87,27 @@ class Field(NamedTuple):
     empty: float | int = 0
 
 
-# The columns of each `best` rule; their rows move together. The orders are in merge.py.
+# The columns of each `best` rule; their rows move together.
 RANKINGS = {
     "topk": ("topk_values", "topk_token_ids", "topk_features"),
     "first_nonfinite": ("first_nonfinite_token", "first_nonfinite_feature"),
     "ratio_max": ("ratio_max", "ratio_max_token", "ratio_max_absmax", "ratio_max_median"),
     "peak": ("peak_absmax", "peak_token", "peak_median"),
+}
+
+# Their orders, the first key first. "largest": by |float32|, nan (an empty slot) last; "least": integers, ascending; "sign":
+# the positive before the negative. Each is total: two rows that agree in all keys are the same row. In `topk` the sign
+# decides only between elements to which a caller gave the same coordinate.
+ORDERS = {
+    "topk": (("largest", "topk_values"), ("least", "topk_token_ids"), ("least", "topk_features"), ("sign", "topk_values")),
+    "first_nonfinite": (("least", "first_nonfinite_token"), ("least", "first_nonfinite_feature")),
+    "ratio_max": (
+        ("largest", "ratio_max"),
+        ("least", "ratio_max_token"),
+        ("largest", "ratio_max_absmax"),
+        ("largest", "ratio_max_median"),
+    ),
+    "peak": (("largest", "peak_absmax"), ("least", "peak_token"), ("largest", "peak_median")),
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .fields import RANKINGS, Options, fields
+from .fields import ORDERS, RANKINGS, Options, fields
 
 
 def merge(into: dict[str, torch.Tensor], other: dict[str, torch.Tensor], options: Options) -> None:
@@ -24,7 +24,7 @@ def merge(into: dict[str, torch.Tensor], other: dict[str, torch.Tensor], options
 def merge_ranking(ranking: str, into: dict[str, torch.Tensor], rows: dict[str, torch.Tensor]) -> None:
     """Keep the best of the rows in `into` and `rows` (each column a 1-D tensor), in place."""
     both = {name: torch.cat((into[name], rows[name])) for name in RANKINGS[ranking]}
-    keys = _ORDERS[ranking](both)
+    keys = [_KEYS[by](both[name]) for by, name in ORDERS[ranking]]
     order = torch.arange(len(keys[0]), device=keys[0].device)
     for key in reversed(keys):
         order = order[torch.argsort(key[order], stable=True)]
@@ -32,26 +32,9 @@ def merge_ranking(ranking: str, into: dict[str, torch.Tensor], rows: dict[str, t
         into[name].copy_(both[name][order[: len(into[name])]])
 
 
-def _down(values: torch.Tensor) -> torch.Tensor:
-    """Larger |float32| first, nan (an empty slot) last; as int32 keys."""
-    return torch.where(values.isnan(), 1, -(values.view(torch.int32) & 0x7FFFFFFF))
-
-
-# Sort keys, ascending, that make each order total: two rows that agree in all of them are the same row.
-_ORDERS = {
-    # The sign decides only between elements to which a caller gave the same coordinate.
-    "topk": lambda c: [
-        _down(c["topk_values"]),
-        c["topk_token_ids"],
-        c["topk_features"],
-        c["topk_values"].signbit().int(),
-    ],
-    "first_nonfinite": lambda c: [c["first_nonfinite_token"], c["first_nonfinite_feature"]],
-    "ratio_max": lambda c: [
-        _down(c["ratio_max"]),
-        c["ratio_max_token"],
-        _down(c["ratio_max_absmax"]),
-        _down(c["ratio_max_median"]),
-    ],
-    "peak": lambda c: [_down(c["peak_absmax"]), c["peak_token"], _down(c["peak_median"])],
+# Ascending sort keys, by the words of ORDERS.
+_KEYS = {
+    "largest": lambda values: torch.where(values.isnan(), 1, -(values.view(torch.int32) & 0x7FFFFFFF)),
+    "least": lambda values: values,
+    "sign": lambda values: values.signbit().int(),
 }

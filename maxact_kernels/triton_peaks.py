@@ -1,6 +1,6 @@
 """The features' maxima of a program in shared memory, where PTX is: registers that hold a tile leave no room for them.
 
-A thread has the words of its own lanes in the table and no others, so there is nothing to wait for.
+While rows are read a thread has the words of its own lanes in the table and no others, so nothing waits until the end.
 """
 
 import triton

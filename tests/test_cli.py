@@ -12,24 +12,10 @@ import numpy as np
 import pytest
 import torch
 import typer
+from commands import maxact
 
 from maxact import cli
 from maxact.run import Run
-
-
-def maxact(*args, code=0, capsys):
-    """Run a command in this process; its stdout and stderr."""
-    argv, sys.argv = sys.argv, ["maxact", *map(str, args)]
-    try:
-        cli.main()
-        exit_code = 0
-    except SystemExit as end:
-        exit_code = end.code or 0
-    finally:
-        sys.argv = argv
-    out, err = capsys.readouterr()
-    assert exit_code == code, (exit_code, out, err)
-    return out, err
 
 
 @pytest.fixture(scope="module")
