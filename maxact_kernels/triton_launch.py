@@ -130,7 +130,8 @@ class Plan:
         self.rows = shape.rows if shape else 1
         self.n_pieces = 4 if INTERPRETED else B.N_FOLDING
         self.n_lists, self.n_orders = (n_sms, n_sms) if INTERPRETED else (4 * n_sms, n_sms)
-        self.unit = (4 if o.dtype == "float32" else 8) if aligned else 1
+        # Of the strides that the reading kernel gets, in elements: it loads 16 bytes, or slow_kernel one element.
+        self.unit = (4 if o.dtype == "float32" else 8) if aligned and shape else 1
 
 
 @lru_cache

@@ -21,7 +21,8 @@ def slow_kernel(
     B.let_the_next_begin(LEADS)
     book_ptr = book_ptr.to(tl.pointer_type(tl.int64))
     tied_bits, n_tied = tl.zeros([1], tl.int32), tl.zeros([1], tl.int64)
-    for row in range(tl.program_id(0), n_rows, tl.num_programs(0)):
+    row = tl.program_id(0)
+    while row < n_rows:
         if B.is_on(row, n_rows, mask_ptr, MASKED):
             tied_bits, n_tied = slow_row(
                 x_ptr, ids_ptr, book_ptr, rows_ptr, row, n_rows, inner, inner_stride, outer_stride, capacity, d, topk,
@@ -29,6 +30,7 @@ def slow_kernel(
         else:
             tl.store(B.column(rows_ptr, capacity, B.TOP, tl.int32) + row, B.HIDDEN)
             tl.store(B.column(rows_ptr, capacity, B.MEDIAN, tl.int32) + row, B.UNNEEDED)
+        row += tl.num_programs(0)
     B.leave_tied(book_ptr, tl.program_id(0), tied_bits, n_tied)
 
 
