@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from glob import glob
 from pathlib import Path
 
@@ -85,18 +84,14 @@ class BuildExtension(build_ext):
         # PTX, which the driver compiles for GPUs of the future.
         targets += ["-gencode=arch=compute_80,code=compute_80"] * ("80" in names)
         options = ["-std=c++17", "-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden", f"--threads={os.cpu_count()}"]
+        # One command for all: nvcc runs as many steps at once as there are cores. Twice as many take a third longer.
+        sources = sorted(glob("csrc/cuda*.cu"))
         Path(self.build_temp).mkdir(parents=True, exist_ok=True)
-
-        def compile_one(source):
-            target = str(Path(self.build_temp) / (Path(source).stem + ".cu.o"))
-            command = [nvcc, *targets, *options, "-c", source, "-o", target]
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                raise RuntimeError(f"nvcc could not compile {source}: {(done.stderr or done.stdout).strip()[-2000:]}")
-            return target
-
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            extension.extra_objects = list(pool.map(compile_one, sorted(glob("csrc/cuda*.cu"))))
+        command = [nvcc, *targets, *options, "-c", *sources, "-odir", self.build_temp]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"nvcc could not compile csrc/cuda*.cu: {(done.stderr or done.stdout).strip()[-2000:]}")
+        extension.extra_objects = [str(Path(self.build_temp) / (Path(source).stem + ".o")) for source in sources]
         extension.library_dirs = libraries
         extension.libraries = ["cudart_static", "dl", "rt", "pthread"]
 

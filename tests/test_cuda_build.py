@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc he
 
 @pytest.fixture(scope="module")
 def module(tmp_path_factory):
-    """The compiled module in an unpacked wheel; for one target, since each takes two minutes on two cores."""
+    """The compiled module in an unpacked wheel; for one target, since each takes a minute and a half on two cores."""
     folder = tmp_path_factory.mktemp("cuda")
     done, wheel = build(copy_sources(folder), folder, MAXACT_BUILD_CUDA="1", MAXACT_CUDA_TARGETS="90")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
