@@ -5,6 +5,7 @@ import triton
 import triton.language as tl
 
 from . import triton_book as B
+from .triton_int8 import in_units
 from .triton_slow import slow_row
 from .triton_sums import add_exactly, flush_sum, open_sums
 
@@ -98,10 +99,13 @@ def fold_kernel(
             add_exactly(exact, 2, book_ptr, B.RATIO_SQUARE_SUM, wide * wide, finite, SUMS)
             _count_ratios(table, top, r_bits, has_ratio)
         if INT8:
+            sums_of_row = ()
             for i in tl.static_range(4):
-                int8 = B.column(rows_ptr, capacity, B.INT8, tl.float64) + i * capacity.to(tl.int64)
-                addends = tl.load(int8 + row, mask=inside, other=0.0)
-                add_exactly(exact, 3 + i, book_ptr, B.INT8_SQUARE_SUM + i, addends, on, SUMS)
+                sum_of_row = tl.load(B.column(rows_ptr, capacity, B.INT8 + i, tl.float32) + row, mask=inside, other=0.0)
+                sums_of_row = sums_of_row + (sum_of_row,)
+            addends = in_units(sums_of_row, m)
+            for i in tl.static_range(4):
+                add_exactly(exact, 3 + i, book_ptr, B.INT8_SQUARE_SUM + i, addends[i], on, SUMS)
 
         # Of the rows in the order (m_t descending, id) the k first hold all of the k largest elements.
         wanted = (top >= 0) & (B.row_key(top, row, id, NAMED) >= bar) & (top >= last)

@@ -26,7 +26,7 @@ KINDS = {"bfloat16": 0, "float16": 1, "float32": 2}
 MAX_ROWS = 1 << 22  # of one launch: 32 bytes a row are kept between the kernels
 MAX_ELEMENTS = 1 << 31  # of one launch: programs count in 32 bits
 INTERPRETED = triton.knobs.runtime.interpret
-_ROW_BYTES, _ROW_BYTES_INT8 = 32, 64
+_ROW_BYTES, _ROW_BYTES_INT8 = 32, 48
 _TYPES = {"capacity": "i64", "inner": "i32", "inner_stride": "i64", "outer_stride": "i64", "t_abs": "fp32", "t_ratio": "fp32"}
 _POINTERS = {"x_ptr": "*i32", "mask_ptr": "*i8"}
 
@@ -74,9 +74,10 @@ def kernels(o: Options, arch: int, aligned: bool, masked: bool, named: bool) -> 
     tiles = {}
     if shape is not None:
         bins = 0 if not o.counts or not arch else FINE_BINS if o.dtype == "float16" else WIDE_BINS
+        table = opening(shape.rows * shape.length * shape.chunks)
         tiles = {"R": shape.rows, "L": shape.length, "K": shape.chunks, "AHEAD": shape.ahead, "ALIGNED": aligned,
                  "MEDIANS": o.medians, "PACKED": (arch >= 90) * (2 if shape.rows == 1 and o.dtype != "float32" else 1), "N_BINS": bins,
-                 "PEAKS": opening(shape.rows * shape.length * shape.chunks) if shape.shared and arch >= 90 else ""}  # fmt: skip
+                 "PEAKS": table if shape.shared and arch >= 90 else "", "STAGE": table if shape.staged and aligned and arch >= 80 else ""}  # fmt: skip
     parts = {
         "read": (read_kernel, {**tiles, **reads}, shape.warps) if shape else (slow_kernel, reads, 4),
         "fold": (fold_kernel, {**common, **folds, "MAX_TOPK": lists["MAX_TOPK"]}, 4),

@@ -30,7 +30,7 @@ def opening(n_words: int) -> str:
 
 
 @triton.jit
-def open_peaks(OPENING: tl.constexpr):
+def open_table(OPENING: tl.constexpr):
     return tl.inline_asm_elementwise(OPENING, "=r,r", [tl.program_id(0) * 0], tl.int32, False, 1)
 
 

@@ -12,7 +12,8 @@ from . import triton_book as B
 from .triton_count import count_words, flush_counts, open_counts
 from .triton_int8 import int8_sums
 from .triton_median import halved_medians, median_keys
-from .triton_peaks import open_peaks, peaks_at, raise_peaks
+from .triton_peaks import open_table, peaks_at, raise_peaks
+from .triton_stage import ask_for_tile, open_stage, take_tile
 from .triton_words import (
     BF16,
     FP16,
@@ -42,13 +43,14 @@ def read_kernel(
     t_ratio, KIND: tl.constexpr, R: tl.constexpr, L: tl.constexpr, K: tl.constexpr, AHEAD: tl.constexpr,
     ALIGNED: tl.constexpr, MASKED: tl.constexpr, NAMED: tl.constexpr, COUNTS: tl.constexpr, MEDIANS: tl.constexpr,
     INT8: tl.constexpr, PACKED: tl.constexpr, N_BINS: tl.constexpr, PEAKS: tl.constexpr,
-    LEADS: tl.constexpr,
+    STAGE: tl.constexpr, LEADS: tl.constexpr,
 ):  # fmt: skip
     """Of each row m_t, the sum and, where it can matter, med_t; per feature the maxima; counts of elements.
 
     A median is looked for where the token can set a record or be massive: r_t >= R iff at least (d - 1) // 2 + 1
     elements are at most m_t / R, one count. `MEDIANS`: of every row. `AHEAD`: the next tile is loaded before this one is
-    looked at. `PEAKS`: what opens a table of the features' maxima (triton_peaks.py).
+    looked at. `PEAKS`: what opens a table of the features' maxima (triton_peaks.py),
+    `STAGE`: a place for the next tile (triton_stage.py).
     """
     B.let_the_next_begin(LEADS)
     PER_WORD: tl.constexpr = 1 if KIND == FP32 else 2
@@ -76,7 +78,7 @@ def read_kernel(
         for _k in tl.static_range(K):
             peaks = peaks + (tl.zeros([R, L], tl.int32),)
     else:
-        lane_words = open_peaks(PEAKS) + 4 * lane_words
+        lane_words = open_table(PEAKS) + 4 * lane_words
     # A row that stays within what earlier ones showed of both signs changes nothing.
     most_positive = floor_key(tl.maximum(_number(book_ptr, B.MAX), 0.0), KIND) + tl.zeros([R], tl.int32)
     most_negative = floor_key(tl.maximum(_number(book_ptr, B.NEG_MIN), 0.0), KIND) + tl.zeros([R], tl.int32)
@@ -87,24 +89,32 @@ def read_kernel(
     width = tl.full([R], 1.0 if KIND != FP32 else 65536.0, tl.float32)  # keys for each rank near the median
 
     row = pid * R + tl.arange(0, R)
+    slot_of_row, slot_step = row % topk, (n_programs * R) % topk
     on = B.is_on(row, n_rows, mask_ptr, MASKED)
     here = B.row_offset(row, n_rows, inner, inner_stride, outer_stride)
     if AHEAD or COUNTS:
         words = load_words(x_ptr, here, on, n_words, d, KIND, ALIGNED, R, L, K)
     if COUNTS:
         table = open_counts(tl.max(largest_magnitude(words, KIND, PACKED, R, L, K), axis=0), KIND, N_BINS)
+    if STAGE != "":
+        staged = open_stage(STAGE, x_ptr, here, on, n_words, R, L)
+        ask_for_tile(staged, x_ptr, here, on, n_words, R, L, K)
     for _tile in range(pid, n_tiles, n_programs):
-        if AHEAD:
+        if AHEAD or STAGE != "":
             next_row = row + n_programs * R
             next_on = B.is_on(next_row, n_rows, mask_ptr, MASKED)
             there = B.row_offset(next_row, n_rows, inner, inner_stride, outer_stride)
-            next_words = load_words(x_ptr, there, next_on, n_words, d, KIND, ALIGNED, R, L, K)
+            if AHEAD:
+                next_words = load_words(x_ptr, there, next_on, n_words, d, KIND, ALIGNED, R, L, K)
+            else:
+                words = take_tile(staged, R, L, K)
+                ask_for_tile(staged, x_ptr, there, next_on, n_words, R, L, K)
         else:
             on = B.is_on(row, n_rows, mask_ptr, MASKED)
             here = B.row_offset(row, n_rows, inner, inner_stride, outer_stride)
             words = load_words(x_ptr, here, on, n_words, d, KIND, ALIGNED, R, L, K)
         id = tl.load(ids_ptr.to(tl.pointer_type(tl.int64)) + row, mask=on, other=0) if NAMED else row
-        slot = tl.load(slots + row % topk)
+        slot = tl.load(slots + slot_of_row)
 
         top, parts = largest_magnitude(words, KIND, PACKED, R, L, K), parts_of_sum(words, KIND, PACKED, R, L, K)
         words = without_signs(words, KIND, K)
@@ -143,11 +153,10 @@ def read_kernel(
         if COUNTS:
             count_words(words, table, top, least, zeros, pads, book_ptr, KIND, PACKED, R, L, K, N_BINS)
         if INT8:
-            addends = int8_sums(words, parts, m, on, KIND, PACKED, R, L, K)
-            total = addends[0]
+            sums_of_row = int8_sums(words, parts, m, KIND, PACKED, R, L, K)
+            total = sums_of_row[0]
             for i in tl.static_range(4):
-                int8 = B.column(rows_ptr, capacity, B.INT8, tl.float64) + i * capacity.to(tl.int64)
-                tl.store(int8 + row, addends[i + 1], mask=row < n_rows)
+                tl.store(B.column(rows_ptr, capacity, B.INT8 + i, tl.float32) + row, sums_of_row[i + 1], mask=row < n_rows)
         else:
             total = tl.sum(parts.to(tl.float64), axis=1)
         if MEDIANS:
@@ -198,10 +207,14 @@ def read_kernel(
         tl.store(tops + row, tl.where(on, bits, B.HIDDEN), mask=(row < n_rows) & ~odd)
         tl.store(medians + row, median_bits, mask=row < n_rows)
         tl.store(sums + row, total, mask=row < n_rows)
-        tl.atomic_max(slots + row % topk, key, mask=on & (key > slot), sem="relaxed")
+        tl.atomic_max(slots + slot_of_row, key, mask=on & (key > slot), sem="relaxed")
         if AHEAD:
             on, words, here = next_on, next_words, there
+        if STAGE != "":
+            on, here = next_on, there
         row += n_programs * R
+        slot_of_row += slot_step
+        slot_of_row = tl.where(slot_of_row >= topk, slot_of_row - topk, slot_of_row)
 
     channel = B.field(book_ptr, B.CHANNEL_ABSMAX, tl.int32)
     if PEAKS == "":

@@ -5,6 +5,7 @@ import triton
 import triton.language as tl
 
 from . import triton_book as B
+from .triton_int8 import lift_of
 from .triton_words import FP16, FP32
 
 _COLS = tl.constexpr(1024)
@@ -159,24 +160,23 @@ def _median(x, d, top, KIND: tl.constexpr):
 
 @triton.jit
 def _int8(x, rows_ptr, capacity, row, d, top, n_bad, KIND: tl.constexpr):
-    """triton_int8.int8_sums in float64; zeros for a row that is not finite."""
+    """triton_int8.int8_sums; zeros for a row that is not finite."""
     counted = (n_bad == 0) & (top > 0)
-    scale = top.to(tl.float32, bitcast=True).to(tl.float64) / 127
-    scale = tl.where(counted, scale, 1.0)
+    m = top.to(tl.float32, bitcast=True)
+    lift = lift_of(m).to(tl.float64)
+    scale = tl.where(counted, m.to(tl.float64) * lift / 127, 1.0)
     zero = tl.zeros([_COLS], tl.float64)
     square, total, error_square, error_total = zero, zero, zero, zero
     for start in range(0, d, _COLS):
         feature = start + tl.arange(0, _COLS)
         bits = B.element_bits(x, feature, feature < d, KIND)
-        y = tl.where(counted, bits, 0).to(tl.float32, bitcast=True).to(tl.float64)
-        error = ((y / scale + _ROUND) - _ROUND) * scale - y
+        y = tl.abs(tl.where(counted, bits, 0).to(tl.float32, bitcast=True).to(tl.float64)) * lift
+        u = y / scale
+        error = (u + _ROUND) - _ROUND - u
         square += y * y
-        total += tl.abs(y)
+        total += y
         error_square += error * error
         error_total += tl.abs(error)
-    int8 = B.column(rows_ptr, capacity, B.INT8, tl.float64) + row
-    step = capacity.to(tl.int64)
-    tl.store(int8, tl.sum(square, axis=0))
-    tl.store(int8 + step, tl.sum(total, axis=0))
-    tl.store(int8 + 2 * step, tl.sum(error_square, axis=0))
-    tl.store(int8 + 3 * step, tl.sum(error_total, axis=0))
+    sums = (square, total, error_square, error_total)
+    for i in tl.static_range(4):
+        tl.store(B.column(rows_ptr, capacity, B.INT8 + i, tl.float32) + row, tl.sum(sums[i], axis=0).to(tl.float32))

@@ -33,6 +33,7 @@ for d, dtype, options, masked, named in CASES:
     x[5, d // 2], x[7, -1], x[11] = float("nan"), float("-inf"), float("inf")
     x[13, 0] = 60000 if dtype is torch.float16 else 1e30
     x[17] = 1 + torch.rand(d) * 2.0**-8
+    x[21] = 0 if dtype is torch.float16 else 2.0**59
     mask = torch.rand(40, generator=torch.Generator().manual_seed(d)) < 0.8 if masked else None
     ids = (torch.arange(40) % 3 << 32 | torch.arange(40) // 5).flip(0) if named else None
     states = [ProbeState(d, dtype, backend=backend, **options) for backend in ("triton", "reference")]
