@@ -66,7 +66,7 @@ INT8 = (  # counts=False, int8_per_token=True
 COUNTS = (  # a table of 32 KiB for each program: several warps share one
     Row(32, 16, 32, 1, 6, shared=True),  # -; 3 % at 64 with 32 rows, medians by density
     Row(64, 8, 64, 1, 6, shared=True),  # -; 3 % at 128 with 16 rows, medians by density
-    Row(512, 2, 128, 1, 6, staged=True),  # 31 % at 1024
+    Row(512, 2, 128, 1, 6),  # 29 % at 1024
     Row(1024, 1, 128, 1, 6, ahead=True),  # 39 % at 2048
     Row(2560, 1, 256, 2, 6),  # 47 % at 4096, 50 % at 5120; 45 % with 4 rows and 4 warps
     Row(5120, 1, 512, 4, 2, ahead=True),  # 40 % at 8192

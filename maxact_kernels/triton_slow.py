@@ -74,6 +74,14 @@ def slow_row(
 
 
 @triton.jit
+def _sum(x):
+    """The sum of x [1024], float64, in one order whatever lanes hold it: adding two numbers has no order."""
+    for _step in tl.static_range(10):
+        x = tl.sum(tl.reshape(x, [2, x.shape[0] // 2]), axis=0)
+    return tl.sum(x, axis=0)
+
+
+@triton.jit
 def _key(bits, KIND: tl.constexpr):
     """A magnitude of float32 bits in the element type's own."""
     if KIND == FP16:
@@ -113,7 +121,7 @@ def _scan(x, book_ptr, d, KIND: tl.constexpr, COUNTS: tl.constexpr):
     B.add(book_ptr, B.N_ZERO, zeros)
     if COUNTS:
         B.add(book_ptr, B.COUNTS, zeros)
-    return bad, tl.max(positive, axis=0), tl.max(negative, axis=0), tl.min(least, axis=0), tl.sum(total, axis=0)
+    return bad, tl.max(positive, axis=0), tl.max(negative, axis=0), tl.min(least, axis=0), _sum(total)
 
 
 @triton.jit
@@ -164,14 +172,14 @@ def _int8(x, rows_ptr, capacity, row, d, top, n_bad, KIND: tl.constexpr):
     counted = (n_bad == 0) & (top > 0)
     m = top.to(tl.float32, bitcast=True)
     lift = lift_of(m).to(tl.float64)
-    scale = tl.where(counted, m.to(tl.float64) * lift / 127, 1.0)
+    lifted = tl.where(counted, m.to(tl.float64) * lift, 1.0)
     zero = tl.zeros([_COLS], tl.float64)
     square, total, error_square, error_total = zero, zero, zero, zero
     for start in range(0, d, _COLS):
         feature = start + tl.arange(0, _COLS)
         bits = B.element_bits(x, feature, feature < d, KIND)
         y = tl.abs(tl.where(counted, bits, 0).to(tl.float32, bitcast=True).to(tl.float64)) * lift
-        u = y / scale
+        u = y * 127 / lifted
         error = (u + _ROUND) - _ROUND - u
         square += y * y
         total += y
@@ -179,4 +187,4 @@ def _int8(x, rows_ptr, capacity, row, d, top, n_bad, KIND: tl.constexpr):
         error_total += tl.abs(error)
     sums = (square, total, error_square, error_total)
     for i in tl.static_range(4):
-        tl.store(B.column(rows_ptr, capacity, B.INT8 + i, tl.float32) + row, tl.sum(sums[i], axis=0).to(tl.float32))
+        tl.store(B.column(rows_ptr, capacity, B.INT8 + i, tl.float32) + row, _sum(sums[i]).to(tl.float32))

@@ -1,5 +1,7 @@
 """Doubling every element doubles every magnitude and moves no ratio, rank or count."""
 
+import math
+
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -31,8 +33,9 @@ def test_doubling_moves_exponents_only(place, dtype, data):
     magnitudes = bits(x) & (sign_bit(dtype) - 1)
     if dtype == torch.float32:  # its cells of counts hold 2^16 subnormals, and doubling tears them apart
         x = torch.where(magnitudes < normal, 0.0, x)
-    if place.backend == "cuda":  # rows that reach 2^21 are summed another way, with other roundings
-        assume(not ((x.abs() >= 2.0**20) & (x.abs() < 2.0**21)).any())
+    # Rows that reach so much are summed another way, with other roundings.
+    limit = {"cuda": 2.0**21, "triton": 2.0**100}.get(place.backend, math.inf)
+    assume(not ((x.abs() >= limit / 2) & (x.abs() < limit)).any())
     options = dict(topk=7, n_samples=1, int8_per_token=True, t_abs=0.0, t_ratio=3.0)
     once, twice = place.probe(x, **options), place.probe(x * 2, **options)
     assume(x.numel())
