@@ -173,18 +173,16 @@ def _int8(x, rows_ptr, capacity, row, d, top, n_bad, KIND: tl.constexpr):
     m = top.to(tl.float32, bitcast=True)
     lift = lift_of(m).to(tl.float64)
     lifted = tl.where(counted, m.to(tl.float64) * lift, 1.0)
-    zero = tl.zeros([_COLS], tl.float64)
-    square, total, error_square, error_total = zero, zero, zero, zero
-    for start in range(0, d, _COLS):
-        feature = start + tl.arange(0, _COLS)
-        bits = B.element_bits(x, feature, feature < d, KIND)
-        y = tl.abs(tl.where(counted, bits, 0).to(tl.float32, bitcast=True).to(tl.float64)) * lift
-        u = y * 127 / lifted
-        error = (u + _ROUND) - _ROUND - u
-        square += y * y
-        total += y
-        error_square += error * error
-        error_total += tl.abs(error)
-    sums = (square, total, error_square, error_total)
-    for i in tl.static_range(4):
-        tl.store(B.column(rows_ptr, capacity, B.INT8 + i, tl.float32) + row, _sum(sums[i]).to(tl.float32))
+    for i in tl.static_range(2):  # y, then its error: four sums at once leave too few registers
+        square, total = tl.zeros([_COLS], tl.float64), tl.zeros([_COLS], tl.float64)
+        for start in range(0, d, _COLS):
+            feature = start + tl.arange(0, _COLS)
+            bits = B.element_bits(x, feature, feature < d, KIND)
+            y = tl.abs(tl.where(counted, bits, 0).to(tl.float32, bitcast=True).to(tl.float64)) * lift
+            if i == 1:
+                u = y * 127 / lifted
+                y = tl.abs((u + _ROUND) - _ROUND - u)
+            square += y * y
+            total += y
+        tl.store(B.column(rows_ptr, capacity, B.INT8 + 2 * i, tl.float32) + row, _sum(square).to(tl.float32))
+        tl.store(B.column(rows_ptr, capacity, B.INT8 + 2 * i + 1, tl.float32) + row, _sum(total).to(tl.float32))

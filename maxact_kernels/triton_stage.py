@@ -13,6 +13,12 @@ _ASK = tl.constexpr(
 _ASK_OPERANDS = tl.constexpr("=r,=r,=r,=r,r,r,r,r,l,l,l,l,r,r,r,r")
 _TAKE = tl.constexpr("ld.shared.v4.u32 {$0, $1, $2, $3}, [$4];")
 _TAKE_OPERANDS = tl.constexpr("=r,=r,=r,=r,r,r,r,r")
+# If a compiler ever gave a lane words that do not follow each other, the kernel ends here.
+_SETTLE = tl.constexpr(
+    "{.reg .pred p; .reg .b32 a; add.u32 a, $4, 12; setp.ne.u32 p, a, $7; @p trap; mov.u32 $0, $4; mov.u32 $1, $5; "
+    "mov.u32 $2, $6; mov.u32 $3, $7;}"
+)
+_SETTLE_OPERANDS = tl.constexpr("=r,=r,=r,=r,r,r,r,r,r,r,r,r")
 
 
 @triton.jit
@@ -23,7 +29,7 @@ def open_stage(OPENING: tl.constexpr, x_ptr, here, on, n_words, R: tl.constexpr,
     # A load settles which words are whose: what follows it has four in a row a lane.
     at, inside = (here * 4)[:, None] + place, on[:, None] & (place // 4 < n_words // 4)
     anchor = tl.load(x_ptr.to(tl.pointer_type(tl.int32)) + at, mask=inside, other=0)
-    return tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r,r", [lane_words, anchor], tl.int32, True, 1)
+    return tl.inline_asm_elementwise(_SETTLE, _SETTLE_OPERANDS, [lane_words, anchor], tl.int32, True, 4)
 
 
 @triton.jit
