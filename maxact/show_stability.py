@@ -6,7 +6,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from .words import number, safe
+from .words import number, percent, safe
 
 _SHOWN = 10  # sites, those that grow most
 
@@ -15,9 +15,9 @@ def print_stability(found: dict, console: Console) -> None:
     boot = found["bootstrap"]
     for line in (
         found["verdict"],
-        f"M = {number(found['M'])} over {number(found['n_samples'])} samples; {boot['level']:.0%} bootstrap interval "
+        f"M = {number(found['M'])} over {number(found['n_samples'])} samples; {percent(boot['level'], '.0f')} bootstrap interval "
         f"{number(boot['low'])} to {number(boot['high'])}.",
-        f"With 95 % confidence at most {found['exceeding_share']:.2%} of samples like these exceed M.",
+        f"With 95 % confidence at most {percent(found['exceeding_share'], '.2f')} of samples like these exceed M.",
     ):
         console.print(line)
     if found["left_out"]:
@@ -42,7 +42,7 @@ def _curve(found: dict) -> Table:
     table = _table("samples", "expected M", "cv", *headings, caption="M over all subsets of so many samples, exact")
     for row in found["curve"]:
         values = [number(row["quantiles"][q]) for q in quantiles]
-        table.add_row(number(row["n"]), number(row["mean"]), f"{row['cv']:.2%}", *values)
+        table.add_row(number(row["n"]), number(row["mean"]), percent(row["cv"], ".2f"), *values)
     return table
 
 
@@ -53,15 +53,15 @@ def _paper(found: dict) -> Table:
     table = _table("samples", "expected M", "cv", "range / mean", "five draws", caption=caption)
     for row in found["paper"]:
         draws = "  ".join(number(value) for value in row["draws"])
-        spread = f"{row['range_over_mean']:.2%}"
-        table.add_row(number(row["n"]), number(row["mean"]), f"{row['cv']:.2%}", spread, draws)
+        spread = percent(row["range_over_mean"], ".2f")
+        table.add_row(number(row["n"]), number(row["mean"]), percent(row["cv"], ".2f"), spread, draws)
     return table
 
 
 def _domains(found: dict) -> Table:
     table = _table("domain", "samples", "M", "per doubling", caption="the same for the samples of each domain", text=1)
     for name, row in sorted(found["domains"].items(), key=lambda item: -item[1]["M"]):
-        table.add_row(safe(name), number(row["n_samples"]), number(row["M"]), _signed(row["growth_per_doubling"]))
+        table.add_row(safe(name), number(row["n_samples"]), number(row["M"]), percent(row["growth_per_doubling"], "+.2f"))
     return table
 
 
@@ -70,10 +70,6 @@ def _sites(found: dict) -> Table:
     caption = f"of {len(growing)} sites those that the last doubling raised most"
     table = _table("site", "absmax", "per doubling", "samples at 99 %", caption=caption, text=1)
     for name, row in growing[:_SHOWN]:
-        grows = _signed(row["growth_per_doubling"])
+        grows = percent(row["growth_per_doubling"], "+.2f")
         table.add_row(safe(name), number(row["absmax"]), grows, number(row["n_near"]))
     return table
-
-
-def _signed(share: float | None) -> str:
-    return "–" if share is None else f"{share:+.2%}"

@@ -20,6 +20,7 @@ import numpy as np
 from .corpus import DEFAULT_DOMAIN
 from .proportion import proportional
 from .run import ROUTERS, Run, matching, site_kind
+from .words import percent
 
 SATURATED = 0.01  # growth of the expected M over the last doubling below which a run counts as saturated
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -267,7 +268,7 @@ def _is_sample(row, n_samples: int) -> bool:
 def _verdict(found: dict) -> str:
     n, growth = found["n_samples"], found["growth_per_doubling"]
     near = f"{found['n_near']:,} of {n:,} samples reach 99 % of M"
-    step = f"from {(n + 1) // 2:,} to {n:,} samples the expected M grows by {growth:.2%}"
+    step = f"from {(n + 1) // 2:,} to {n:,} samples the expected M grows by {percent(growth, '.2f')}"
     if found["saturated"]:
         return f"Saturated for samples like these: {step}, and {near}."
     return f"Not saturated: {step}, and {near}. More samples would probably raise M."

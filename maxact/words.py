@@ -24,8 +24,8 @@ def counted(count: int, what: str) -> str:
     return f"{number(count)} {what}{'' if count == 1 else 's'}"
 
 
-def percent(share: float | None) -> str:
-    return "–" if share is None or math.isnan(share) else f"{100 * share:.1f} %"
+def percent(share: float | None, digits: str = ".1f") -> str:
+    return "–" if share is None or math.isnan(share) else f"{100 * share:{digits}} %"
 
 
 def decibel(value: float) -> str:

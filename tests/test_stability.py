@@ -164,7 +164,7 @@ def test_the_verdict_says_saturated_or_by_how_much_it_grows():
     assert "4 of 6 samples reach 99 % of M" in flat["verdict"]
     steep = stability(a_run({"layer_0_hidden": [100.0, 50.0, 50.0, 50.0]}))
     assert steep["saturated"] is False and steep["growth_per_doubling"] == pytest.approx(1 / 3)
-    assert "from 2 to 4 samples the expected M grows by 33.33%" in steep["verdict"]
+    assert "from 2 to 4 samples the expected M grows by 33.33 %" in steep["verdict"]
 
 
 @pytest.mark.parametrize(
