@@ -14,6 +14,7 @@ import typer
 
 from . import cli_corpus, cli_runs, cli_sweep
 from .cli_model import (
+    GOES_ON,
     Attn,
     Backend,
     Device,
@@ -22,12 +23,14 @@ from .cli_model import (
     ModelName,
     Output,
     Overwrite,
+    Resume,
     Revision,
     Sites,
     TokensPerBatch,
     TopK,
     TrustRemoteCode,
     check_place,
+    checkpoint_for,
     chosen_sites,
     measuring,
     output_for,
@@ -79,7 +82,7 @@ def measure(
     tokens_per_batch: TokensPerBatch = 8192,
     topk: TopK = 100,
     backend: Backend = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that did not end.")] = False,
+    resume: Resume = False,
     shard: Annotated[str, typer.Option(help="Only the K-th of N parts, '3/8'; maxact merge puts them together.")] = "1/1",
     as_json: AsJson = False,
 ) -> None:
@@ -88,12 +91,10 @@ def measure(
     if stress and n > 1:
         raise ValueError(f"stress: measured with a whole run, not with a part of one (--shard {shard})")
     output = output_for(model, output, "" if n == 1 else f"-{k}-of-{n}")
-    checkpoint, apart = output.with_name(f".{output.name}.checkpoint"), output.with_name(f"{output.name}-stress")
-    check_place(output, overwrite or (resume and checkpoint.exists()))
+    apart = output.with_name(f"{output.name}-stress")
     if stress:
         check_place(apart, overwrite or resume)
-    if overwrite and not resume and os.environ.get("RANK", "0") == "0":  # under torchrun the others wait in join
-        shutil.rmtree(checkpoint, ignore_errors=True)
+    checkpoint = checkpoint_for(output, overwrite, resume)
 
     from . import corpus as corpora
     from .measurement import measure as run_measurement
@@ -168,7 +169,7 @@ def measure(
         print_json(record)
     leave()
     if interrupted:
-        note("The same command with --resume goes on with it.")
+        note(GOES_ON)
         raise typer.Exit(130)
     shutil.rmtree(checkpoint, ignore_errors=True)
 

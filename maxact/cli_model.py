@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -26,6 +28,8 @@ TrustRemoteCode = Annotated[
 TokensPerBatch = Annotated[int, typer.Option(min=1, help="Tokens of a batch, padding included.")]
 TopK = Annotated[int, typer.Option(min=1, max=1024, help="Largest elements to keep at each site.")]
 Backend = Annotated[str | None, typer.Option(help="One of those that maxact doctor lists.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that did not end.")]
+GOES_ON = "The same command with --resume goes on with it."
 
 
 class Interrupted(Exception):
@@ -63,6 +67,17 @@ def check_place(output: Path, overwrite: bool) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=output.parent):
         pass
+
+
+def checkpoint_for(output: Path, overwrite: bool, resume: bool) -> Path:
+    """Where a run keeps what it has measured until it is written; what lies there is removed if it is to be replaced.
+
+    Raises OSError as check_place does."""
+    checkpoint = output.with_name(f".{output.name}.checkpoint")
+    check_place(output, overwrite or (resume and checkpoint.exists()))
+    if overwrite and not resume and os.environ.get("RANK", "0") == "0":  # under torchrun the others wait in join
+        shutil.rmtree(checkpoint, ignore_errors=True)
+    return checkpoint
 
 
 def save_run(run, output: Path, overwrite: bool) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Annotated
 
 import typer
 
 from .cli_model import (
+    GOES_ON,
     Attn,
     Backend,
     Device,
@@ -14,12 +16,13 @@ from .cli_model import (
     ModelName,
     Output,
     Overwrite,
+    Resume,
     Revision,
     Sites,
     TokensPerBatch,
     TopK,
     TrustRemoteCode,
-    check_place,
+    checkpoint_for,
     chosen_sites,
     measuring,
     output_for,
@@ -45,6 +48,7 @@ def sweep(
     tokens_per_batch: TokensPerBatch = 8192,
     topk: TopK = 100,
     backend: Backend = None,
+    resume: Resume = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure every token of the vocabulary as the first: the exact maximum over position 0, and whose it is.
@@ -52,7 +56,7 @@ def sweep(
     Position 0 of a causal decoder sees only itself, so this is all that can stand there; that is tried out first.
     """
     output = output_for(model, output, "-sweep")
-    check_place(output, overwrite)
+    checkpoint = checkpoint_for(output, overwrite, resume)
 
     from .models import load_model
     from .parallel import join, leave
@@ -79,6 +83,8 @@ def sweep(
             tokens_per_batch=tokens_per_batch,
             topk=topk,
             backend=backend,
+            checkpoint=checkpoint,
+            resume=resume,
             provenance={"model": loaded.provenance},
             on_progress=on_progress,
             on_note=say,
@@ -86,10 +92,12 @@ def sweep(
     leave()
     if rank:
         return  # the first of the processes writes
-    save_run(run, output, overwrite)
+    save_run(run, output, overwrite or resume)
     if as_json:
         print_json(run.to_json())
     else:
         print_sweep(run, console())
     if run.partial:
+        note(GOES_ON)
         raise typer.Exit(130)
+    shutil.rmtree(checkpoint, ignore_errors=True)

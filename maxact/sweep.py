@@ -10,6 +10,7 @@ stand. Another batch size may round the last bit otherwise.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
@@ -20,6 +21,7 @@ from . import __version__
 from .checkpoint import Checkpoint
 from .encoding import Encoded
 from .hooks import attach, describe
+from .identity import identity
 from .loop import Progress, forward, measure_batches
 from .measurement import environment, token_text
 from .offload import input_device
@@ -42,6 +44,8 @@ def sweep(
     t_abs: float = 100.0,
     t_ratio: float = 1000.0,
     backend: str | None = None,
+    checkpoint: str | os.PathLike | None = None,
+    resume: bool = False,
     provenance: dict | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     on_note: Callable[[str], None] | None = None,
@@ -49,11 +53,12 @@ def sweep(
     """Run every token of the tokenizer through a model's decoder, each as a sequence of its own, without padding.
 
     The sample of each coordinate is the token's id. bos: the BOS token before each, which is not counted itself: all of
-    position 1 that can follow it. `run.provenance["sweep"]`: position, n_vocabulary, exhaustive (position 0 was seen to
+    position 1 that can follow it. checkpoint, resume: as of `measure`. `run.provenance["sweep"]`: position, n_vocabulary, exhaustive (position 0 was seen to
     be the same whatever follows, and the sweep came to its end; None if the model gives nan or inf, which hides it), and
     for each site its largest tokens, with id, text, absmax. Interrupted from the keyboard it returns what whole batches gave, `run.partial` being True.
 
-    Raises ValueError for bad input, RuntimeError if a site never fired.
+    Raises ValueError for bad input or a checkpoint of something else, FileExistsError for one without resume=True,
+    RuntimeError if a site never fired.
     """
     if tokens_per_batch < 1 + bos:
         raise ValueError(f"tokens_per_batch: {tokens_per_batch}, expected at least {1 + bos}")
@@ -66,15 +71,19 @@ def sweep(
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
 
     started = datetime.now(UTC)
-    options = dict(skip_first=len(front), topk=topk, t_abs=t_abs, t_ratio=t_ratio, int8_per_token=True, backend=backend)
+    note = on_note or (lambda sentence: None)
+    options = dict(skip_first=len(front), topk=topk, t_abs=t_abs, t_ratio=t_ratio, int8_per_token=True)
+    site_set = sites if isinstance(sites, str) else list(sites)
+    settings = dict(sites=site_set, bos=bos, tokens_per_batch=tokens_per_batch, **options)
 
     alone = sees_only_itself(decoder, n_ids, device)
-    with Team(split_of(model)) as team, attach(model, sites, **options) as probe:
-        note = on_note or (lambda sentence: None)
-        work = Work(encoded, plan(encoded, tokens_per_batch), tokens_per_batch, (), team.rank, team.size)
-        nowhere = Checkpoint(None, {}, False, team, note)
+    with Team(split_of(model)) as team, attach(model, sites, backend=backend, **options) as probe:
+        of = identity(model, "vocabulary", encoded, settings) if checkpoint is not None else {}  # reads all weights
+        kept = Checkpoint(checkpoint, of, resume, team, note)
+        budget, batches = min(tokens_per_batch, kept.budget), plan(encoded, tokens_per_batch)
+        work = Work(encoded, batches, budget, kept.samples, team.rank, team.size)
         forwards = partial(forward, model, probe, encoded, ())
-        done, whole, seconds = measure_batches(work, probe, forwards, nowhere, team, on_progress, note)
+        done, whole, seconds = measure_batches(work, probe, forwards, kept, team, on_progress, note)
     if whole:
         probe.check()
     if not done:
@@ -86,7 +95,7 @@ def sweep(
             "created": started.isoformat(timespec="seconds"),
             "partial": not whole,
             "model": describe(model),
-            "site_set": sites if isinstance(sites, str) else list(sites),
+            "site_set": site_set,
             "corpus": {"name": "vocabulary", "bos": bos},
             "n_samples": len(done),
             "n_tokens": len(done),

@@ -80,6 +80,23 @@ def test_an_interrupted_sweep_holds_whole_batches_and_is_not_exhaustive(model):
     assert run.provenance["n_tokens"] == 20 and all(s.n_tokens == 20 for s in run.sites.values())
 
 
+def test_a_sweep_that_died_goes_on_to_the_same_bits(model, tmp_path):
+    options = dict(tokens_per_batch=10, checkpoint=tmp_path / ".sweep")
+    with Faulty(model, lambda calls, output: calls == 5, ValueError("it died")), pytest.raises(ValueError, match="it died"):
+        sweep(model, Letters(), **options)
+    with pytest.raises(FileExistsError, match="--resume"):
+        sweep(model, Letters(), **options)
+    with pytest.raises(ValueError, match="bos is True, before False"):
+        sweep(model, Letters(), bos=True, resume=True, **options)
+    with Faulty(model, lambda calls, output: calls > 4, ValueError("measured again")):  # two tries, two of four batches
+        run = sweep(model, Letters(), resume=True, **options)
+    whole = sweep(model, Letters(), tokens_per_batch=10)
+    assert run.provenance["sweep"] == whole.provenance["sweep"] and run.provenance["n_tokens"] == VOCAB
+    for each, name in ((run, "resumed"), (whole, "whole")):
+        each.save(tmp_path / name)
+    assert (tmp_path / "resumed/sites.safetensors").read_bytes() == (tmp_path / "whole/sites.safetensors").read_bytes()
+
+
 def test_a_batch_too_large_for_memory_is_halved(model):
     whole, notes = sweep(model, Letters()), []
     too_large = Faulty(model, lambda calls, output: len(output) > 12, torch.OutOfMemoryError("CUDA out of memory"))
@@ -144,6 +161,7 @@ def test_the_command_leaves_a_run_and_shows_its_tokens(model_directory, tmp_path
     args = ("sweep", model_directory, "-o", tmp_path / "bos", "--bos", "--json")
     record = json.loads(maxact(*args, capsys=capsys)[0])
     assert record["sweep"]["position"] == 1 and record["M"] == Run.load(tmp_path / "bos").M
+    assert not (tmp_path / ".run.checkpoint").exists()
     assert "holds a run already" in maxact("sweep", model_directory, "-o", tmp_path / "run", code=2, capsys=capsys)[1]
 
 
