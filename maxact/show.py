@@ -271,5 +271,3 @@ def _picture(values: list[float], title: str) -> list[str]:
     last = str(len(values) - 1)
     lines.append(" " * 12 + "0" + last.rjust(width * len(values) - 1))
     return lines
-
-

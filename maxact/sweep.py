@@ -53,9 +53,10 @@ def sweep(
     """Run every token of the tokenizer through a model's decoder, each as a sequence of its own, without padding.
 
     The sample of each coordinate is the token's id. bos: the BOS token before each, which is not counted itself: all of
-    position 1 that can follow it. checkpoint, resume: as of `measure`. `run.provenance["sweep"]`: position, n_vocabulary, exhaustive (position 0 was seen to
-    be the same whatever follows, and the sweep came to its end; None if the model gives nan or inf, which hides it), and
-    for each site its largest tokens, with id, text, absmax. Interrupted from the keyboard it returns what whole batches gave, `run.partial` being True.
+    position 1 that can follow it. checkpoint, resume: as of `measure`. `run.provenance["sweep"]`: position, n_vocabulary,
+    exhaustive (position 0 was seen to be the same whatever follows, and the sweep came to its end; None if the model
+    gives nan or inf, which hides it), and for each site its largest tokens, with id, text, absmax. Interrupted from the
+    keyboard it returns what whole batches gave, `run.partial` being True.
 
     Raises ValueError for bad input or a checkpoint of something else, FileExistsError for one without resume=True,
     RuntimeError if a site never fired.

@@ -101,7 +101,7 @@ def fold_kernel(
         if INT8:
             sums_of_row = ()
             for i in tl.static_range(4):
-                sum_of_row = tl.load(B.column(rows_ptr, capacity, B.INT8 + i, tl.float32) + row, mask=inside, other=0.0)
+                sum_of_row = tl.load(B.column(rows_ptr, capacity, B.INT8 + 2 * i, tl.float64) + row, mask=inside, other=0.0)
                 sums_of_row = sums_of_row + (sum_of_row,)
             addends = in_units(sums_of_row, m)
             for i in tl.static_range(4):

@@ -49,8 +49,8 @@ def lift_of(m):
 @triton.jit
 def int8_sums(words, parts, m, KIND: tl.constexpr, PACKED: tl.constexpr, R: tl.constexpr, L: tl.constexpr,
               K: tl.constexpr):  # fmt: skip
-    """Of magnitudes the sum that `parts` [R, L] are parts of, float64, then those of y^2, y, err^2 and |err| of each row, for
-    y = x * lift_of(m) and errors in steps of the scale, float32; all exchanged at once. 5 of [R]"""
+    """Of magnitudes the sum that `parts` [R, L] are parts of, then those of y^2, y, err^2 and |err| of each row, for
+    y = x * lift_of(m) and errors in steps of the scale; all exchanged at once. 5 of [R] float64"""
     lift = lift_of(m)
     inverse = tl.where(m > 0, tl.div_rn(127.0, tl.where(m > 0, m * lift, 1.0)), 0.0)
     if KIND == FP16:
@@ -65,8 +65,7 @@ def int8_sums(words, parts, m, KIND: tl.constexpr, PACKED: tl.constexpr, R: tl.c
     total, square, absolute, error_square, error_total = tl.reduce(
         (parts.to(tl.float64), sums[0].to(tl.float64), magnitudes.to(tl.float64), sums[1].to(tl.float64), sums[2].to(tl.float64)),
         1, add_five)  # fmt: skip
-    return (
-        total, square.to(tl.float32), absolute.to(tl.float32) * lift, error_square.to(tl.float32), error_total.to(tl.float32))  # fmt: skip
+    return total, square, absolute * lift.to(tl.float64), error_square, error_total
 
 
 @triton.jit
@@ -74,9 +73,7 @@ def in_units(sums, m):
     """What the sums of a row whose largest magnitude is m add to the state: x^2, |x|, err^2 and |err|. 4 of float64"""
     unit, scale = 1.0 / lift_of(m).to(tl.float64), m.to(tl.float64) * (1.0 / 127)
     square, absolute, error_square, error_total = sums
-    return (
-        square.to(tl.float64) * (unit * unit), absolute.to(tl.float64) * unit, error_square.to(tl.float64) * (scale * scale),
-        error_total.to(tl.float64) * scale)  # fmt: skip
+    return square * (unit * unit), absolute * unit, error_square * (scale * scale), error_total * scale
 
 
 @triton.jit

@@ -26,7 +26,7 @@ KINDS = {"bfloat16": 0, "float16": 1, "float32": 2}
 MAX_ROWS = 1 << 22  # of one launch: 32 bytes a row are kept between the kernels
 MAX_ELEMENTS = 1 << 31  # of one launch: programs count in 32 bits
 INTERPRETED = triton.knobs.runtime.interpret
-_ROW_BYTES, _ROW_BYTES_INT8 = 32, 48
+_ROW_BYTES, _ROW_BYTES_INT8 = 32, 64
 _TYPES = {"capacity": "i64", "inner": "i32", "inner_stride": "i64", "outer_stride": "i64", "t_abs": "fp32", "t_ratio": "fp32"}
 _POINTERS = {"x_ptr": "*i32", "mask_ptr": "*i8"}
 

@@ -156,7 +156,7 @@ def read_kernel(
             sums_of_row = int8_sums(words, parts, m, KIND, PACKED, R, L, K)
             total = sums_of_row[0]
             for i in tl.static_range(4):
-                tl.store(B.column(rows_ptr, capacity, B.INT8 + i, tl.float32) + row, sums_of_row[i + 1], mask=row < n_rows)
+                tl.store(B.column(rows_ptr, capacity, B.INT8 + 2 * i, tl.float64) + row, sums_of_row[i + 1], mask=row < n_rows)
         else:
             total = tl.sum(parts.to(tl.float64), axis=1)
         if MEDIANS:

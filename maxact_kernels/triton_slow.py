@@ -184,5 +184,5 @@ def _int8(x, rows_ptr, capacity, row, d, top, n_bad, KIND: tl.constexpr):
                 y = tl.abs((u + _ROUND) - _ROUND - u)
             square += y * y
             total += y
-        tl.store(B.column(rows_ptr, capacity, B.INT8 + 2 * i, tl.float32) + row, _sum(square).to(tl.float32))
-        tl.store(B.column(rows_ptr, capacity, B.INT8 + 2 * i + 1, tl.float32) + row, _sum(total).to(tl.float32))
+        tl.store(B.column(rows_ptr, capacity, B.INT8 + 4 * i, tl.float64) + row, _sum(square))
+        tl.store(B.column(rows_ptr, capacity, B.INT8 + 4 * i + 2, tl.float64) + row, _sum(total))

@@ -165,6 +165,26 @@ def test_the_command_leaves_a_run_and_shows_its_tokens(model_directory, tmp_path
     assert "holds a run already" in maxact("sweep", model_directory, "-o", tmp_path / "run", code=2, capsys=capsys)[1]
 
 
+def test_the_command_goes_on_where_it_died(model_directory, tmp_path, capsys, monkeypatch):  # noqa: F811
+    from maxact import sweep as module
+
+    def dies(model, probe, encoded, kinds, samples, counted):
+        if 20 in samples:
+            raise ValueError("it died")
+        forward(model, probe, encoded, kinds, samples, counted)
+
+    forward = module.forward
+    command = ("sweep", model_directory, "--tokens-per-batch", "8", "-o")
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "forward", dies)
+        assert "it died" in maxact(*command, tmp_path / "run", code=2, capsys=capsys)[1]
+    assert "go on with it with --resume" in maxact(*command, tmp_path / "run", code=2, capsys=capsys)[1]
+    maxact(*command, tmp_path / "run", "--resume", capsys=capsys)
+    maxact(*command, tmp_path / "whole", capsys=capsys)
+    resumed, whole = ((tmp_path / name / "sites.safetensors").read_bytes() for name in ("run", "whole"))
+    assert resumed == whole and not (tmp_path / ".run.checkpoint").exists()
+
+
 def test_two_processes_share_a_vocabulary_and_find_what_one_finds(model_directory, tmp_path):  # noqa: F811
     command = ["-m", "maxact", "sweep", str(model_directory), "--tokens-per-batch", "8", "-o"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
