@@ -14,7 +14,7 @@ FIELDS = (
     "topk_features channel_absmax sample_absmax sample_massive sample_tokens sum counts ratio_sum ratio_square_sum ratio_table "
     "int8_square_sum int8_abs_sum int8_error_square_sum int8_error_abs_sum"
 ).split()
-SHARED = "positive negative from_least n_candidates n_kept".split()  # zero between updates
+SHARED = "positive negative from_least n_candidates n_kept drawn".split()  # zero between updates
 # How many elements are listed, and where (triton_list.py); the number of tokens before this update.
 NUMBERS = "n_entries entries first_token".split()
 

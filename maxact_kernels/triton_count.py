@@ -15,9 +15,9 @@ from .triton_words import FP16, FP32, at_most
 WIDE_BINS, FINE_BINS = 8192, 11264
 # In front of the bins a word for each lane, where what the table does not hold is counted: 32 lanes in 32 banks.
 OPEN = (
-    "{{.reg .pred p; .reg .b32 at, end, step; .shared .align 16 .b8 counts[{0}]; mov.u32 $0, counts; mov.u32 at, %tid.x; "
-    "shl.b32 at, at, 2; add.u32 at, at, $0; mov.u32 step, %ntid.x; shl.b32 step, step, 2; add.u32 end, $0, {0}; "
-    "next: st.shared.u32 [at], 0; add.u32 at, at, step; setp.lt.u32 p, at, end; @p bra next; add.u32 $0, $0, $1; "
+    "{{.reg .pred p; .reg .b32 at, end, step, z; .shared .align 16 .b8 counts[{0}]; mov.u32 $0, counts; mov.u32 at, %tid.x; "
+    "shl.b32 at, at, 4; add.u32 at, at, $0; mov.u32 step, %ntid.x; shl.b32 step, step, 4; add.u32 end, $0, {0}; mov.u32 z, 0; "
+    "next: st.shared.v4.u32 [at], {{z, z, z, z}}; add.u32 at, at, step; setp.lt.u32 p, at, end; @p bra next; add.u32 $0, $0, $1; "
     "bar.sync 0;}}"
 )
 _OPEN_WIDE = tl.constexpr(OPEN.format(4 * WIDE_BINS + 128))

@@ -25,8 +25,6 @@ def fold_kernel(
     begin = pid * piece
     end = tl.minimum(begin + piece, n_rows)
     tops = B.column(rows_ptr, capacity, B.TOP, tl.int32)
-    medians = B.column(rows_ptr, capacity, B.MEDIAN, tl.int32)
-    sums = B.column(rows_ptr, capacity, B.ROW_SUM, tl.float64)
     # Every address at once: one wait for all.
     if MEDIANS:
         table = B.field(book_ptr, B.RATIO_TABLE, tl.int64)
@@ -55,7 +53,7 @@ def fold_kernel(
     for start in range(begin, end, BLOCK):
         row = start + tl.arange(0, BLOCK)
         inside = row < end
-        top = tl.load(tops + row, mask=inside, other=B.HIDDEN)
+        top, median, total, int8 = _left_of(rows_ptr, capacity, row, inside, INT8)
         slow = tl.min(tl.where(top == B.SLOW, row, n_rows), axis=0)
         if slow < n_rows:
             left = top
@@ -66,8 +64,7 @@ def fold_kernel(
                 left = tl.where(row == slow, B.HIDDEN, left)
                 slow = tl.min(tl.where(left == B.SLOW, row, n_rows), axis=0)
             tl.debug_barrier()
-            top = tl.load(tops + row, mask=inside, other=B.HIDDEN)
-        median = tl.load(medians + row, mask=inside, other=B.UNNEEDED)
+            top, median, total, int8 = _left_of(rows_ptr, capacity, row, inside, INT8)
         on = top != B.HIDDEN
         id = row.to(tl.int64)
         if NAMED:
@@ -88,7 +85,7 @@ def fold_kernel(
         is_first = sick & ((id < bad[0]) | ((id == bad[0]) & (-2 - median < bad[1])))
         bad = (tl.where(is_first, id, bad[0]), tl.where(is_first, -2 - median, bad[1]))
 
-        add_exactly(exact, 0, book_ptr, B.SUM, tl.load(sums + row, mask=inside, other=0.0), on, SUMS)
+        add_exactly(exact, 0, book_ptr, B.SUM, total, on, SUMS)
         if SAMPLES:
             n_outside += _samples(book_ptr, tops, id, first_token, start, row, n_rows, top, massive, on, n_samples, NAMED)
         if MEDIANS:
@@ -99,13 +96,9 @@ def fold_kernel(
             add_exactly(exact, 2, book_ptr, B.RATIO_SQUARE_SUM, wide * wide, finite, SUMS)
             _count_ratios(table, top, r_bits, has_ratio)
         if INT8:
-            sums_of_row = ()
+            addends = in_units(int8, m)
             for i in tl.static_range(4):
-                sum_of_row = tl.load(B.column(rows_ptr, capacity, B.INT8 + 2 * i, tl.float64) + row, mask=inside, other=0.0)
-                sums_of_row = sums_of_row + (sum_of_row,)
-            addends = in_units(sums_of_row, m)
-            for i in tl.static_range(4):
-                add_exactly(exact, 3 + i, book_ptr, B.INT8_SQUARE_SUM + i, addends[i], on, SUMS)
+                add_exactly(exact, 1 + 2 * MEDIANS + i, book_ptr, B.INT8_SQUARE_SUM + i, addends[i], on, SUMS)
 
         # Of the rows in the order (m_t descending, id) the k first hold all of the k largest elements.
         wanted = (top >= 0) & (B.row_key(top, row, id, NAMED) >= bar) & (top >= last)
@@ -129,7 +122,7 @@ def fold_kernel(
         flush_sum(exact, 2, book_ptr, B.RATIO_SQUARE_SUM, SUMS)
     if INT8:
         for i in tl.static_range(4):
-            flush_sum(exact, 3 + i, book_ptr, B.INT8_SQUARE_SUM + i, SUMS)
+            flush_sum(exact, 1 + 2 * MEDIANS + i, book_ptr, B.INT8_SQUARE_SUM + i, SUMS)
     B.leave_tied(book_ptr, first_tie + pid, tied_bits, n_tied)
     folded = book_ptr + B.FOLDED + pid * B.RECORD
     ratio_bits, id, m_bits, med_bits = best_ratio(ratio)
@@ -155,6 +148,18 @@ def fold_kernel(
     B.add(book_ptr, B.N_OUTSIDE_SAMPLES, tl.sum(n_outside, axis=0))
     if MEDIANS:
         B.add(book_ptr, B.N_RATIOS, tl.sum(n_ratios, axis=0))
+
+
+@triton.jit
+def _left_of(rows_ptr, capacity, row, inside, INT8: tl.constexpr):
+    """Of each row m_t or what stands for it, med_t, the sum, and those of INT-8: loaded at once, one wait for all."""
+    top = tl.load(B.column(rows_ptr, capacity, B.TOP, tl.int32) + row, mask=inside, other=B.HIDDEN)
+    median = tl.load(B.column(rows_ptr, capacity, B.MEDIAN, tl.int32) + row, mask=inside, other=B.UNNEEDED)
+    total = tl.load(B.column(rows_ptr, capacity, B.ROW_SUM, tl.float64) + row, mask=inside, other=0.0)
+    int8 = ()
+    for i in tl.static_range(4 if INT8 else 0):
+        int8 = int8 + (tl.load(B.column(rows_ptr, capacity, B.INT8 + 2 * i, tl.float64) + row, mask=inside, other=0.0),)
+    return top, median, total, int8
 
 
 @triton.jit

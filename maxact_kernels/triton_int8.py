@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .triton_words import FP16, FP32, add_five, high_value, low_value, parts_of_sum
+from .triton_words import FP16, FP32, add_five, add_three, add_two, high_value, low_value, parts_of_sum
 
 _ROUND = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding it leaves a rounded integer, ties to even
 
@@ -39,6 +39,42 @@ _BEGIN_BF16, _BEGIN_FP16, _BEGIN_FP32 = (_asm(kind, False, True) for kind in _UN
 _BEGIN_LIFT_BF16, _BEGIN_LIFT_FP32 = _asm("bf16", True, True), _asm("fp32", True, True)
 
 
+
+
+def _store() -> str:
+    """Lanes sum five numbers in float64, of which $4 to $23 have four parts a lane. The first exchange leaves two sums of four
+    to each half of a warp, the second one to each quarter, and each quarter stores its own. Of square, err^2 and |err| a
+    lane's parts are of neighbours in the row, which float32 may add; of |x| and x matrix units had them."""
+    text = (
+        "{.reg .f32 p, q; .reg .f64 v0, v1, v2, v3, v4, t, s0, s1; .reg .b32 lane, x, y; .reg .b64 at; "
+        ".reg .pred upper, odd, own, first; "
+    )
+    for i, j in ((0, 4), (2, 12), (3, 16)):
+        text += f"add.f32 p, ${j}, ${j + 1}; add.f32 q, ${j + 2}, ${j + 3}; add.f32 p, p, q; cvt.f64.f32 v{i}, p; "
+    for i, j in ((1, 8), (4, 20)):
+        text += f"cvt.f64.f32 v{i}, ${j}; " + "".join(f"cvt.f64.f32 t, ${j + n}; add.f64 v{i}, v{i}, t; " for n in (1, 2, 3))
+    text += (
+        "mov.u32 lane, %laneid; setp.ge.u32 upper, lane, 16; and.b32 x, lane, 8; setp.ne.u32 odd, x, 0; and.b32 x, lane, 7; "
+        "setp.eq.u32 own, x, 0; setp.eq.u32 first, lane, 0; selp.f64 s0, v0, v2, upper; selp.f64 s1, v1, v3, upper; "
+        "selp.f64 v0, v2, v0, upper; selp.f64 v1, v3, v1, upper; "
+    )
+    for distance in (16, 8, 4, 2, 1):
+        if distance == 8:
+            text += "selp.f64 s0, v0, v1, odd; selp.f64 v0, v1, v0, odd; "
+        exchanges = [("v0", "s0" if distance > 4 else "v0"), ("v4", "v4")] + [("v1", "s1")] * (distance == 16)
+        for total, sent in exchanges:
+            text += f"mov.b64 {{x, y}}, {sent}; "
+            text += "".join(f"shfl.sync.bfly.b32 {half}, {half}, {distance}, 31, -1; " for half in "xy")
+            text += f"mov.b64 t, {{x, y}}; add.f64 {total}, {total}, t; "
+    return text + (
+        "shr.u32 x, lane, 3; cvt.u64.u32 at, x; mad.lo.u64 at, at, $32, $28; @own st.global.f64 [at], v0; "
+        "@first st.global.f64 [$24], v4; mov.u32 $0, 0; mov.u32 $1, 0; mov.u32 $2, 0; mov.u32 $3, 0;}"
+    )
+
+
+_STORE, _STORE_OPERANDS = tl.constexpr(_store()), tl.constexpr(",".join(["=r"] * 4 + ["f"] * 20 + ["l"] * 12))
+
+
 @triton.jit
 def lift_of(m):
     """The power of two that brings m to where sums of squares and 127 / m are float32. Numbers of fp16 are there."""
@@ -47,25 +83,62 @@ def lift_of(m):
 
 
 @triton.jit
-def int8_sums(words, parts, m, KIND: tl.constexpr, PACKED: tl.constexpr, R: tl.constexpr, L: tl.constexpr,
-              K: tl.constexpr):  # fmt: skip
-    """Of magnitudes the sum that `parts` [R, L] are parts of, then those of y^2, y, err^2 and |err| of each row, for
-    y = x * lift_of(m) and errors in steps of the scale; all exchanged at once. 5 of [R] float64"""
-    lift = lift_of(m)
-    inverse = tl.where(m > 0, tl.div_rn(127.0, tl.where(m > 0, m * lift, 1.0)), 0.0)
+def inverse_of(m, lift):
+    """127 / m of what is lifted, of a row of zeros 0."""
+    return tl.where(m > 0, tl.div_rn(127.0, tl.where(m > 0, m * lift, 1.0)), 0.0)
+
+
+@triton.jit
+def is_lifted(m, lift, KIND: tl.constexpr):
+    """Whether any row is. A scalar"""
     if KIND == FP16:
-        sums = _sums(words, inverse, lift, False, KIND, PACKED, R, L, K)
+        return False
     else:
-        if tl.max(((m > 0) & (lift != 1.0)).to(tl.int32), axis=0) > 0:
-            sums = _sums(words, inverse, lift, True, KIND, PACKED, R, L, K)
-        else:
-            sums = _sums(words, inverse, lift, False, KIND, PACKED, R, L, K)
+        return tl.max(((m > 0) & (lift != 1.0)).to(tl.int32), axis=0) > 0
+
+
+@triton.jit
+def int8_sums(words, parts, m, FOURS: tl.constexpr, KIND: tl.constexpr, PACKED: tl.constexpr, R: tl.constexpr,
+              L: tl.constexpr, K: tl.constexpr):  # fmt: skip
+    """Of magnitudes the sum that `parts` [R, L] are parts of, then those of y^2, |x|, err^2 and |err| of each row, for
+    y = x * lift_of(m) and errors in steps of the scale; all exchanged at once. 5 of [R] float64
+
+    FOURS: those of neighbours are added as store_sums adds them, so that rows have one sum wherever they lie."""
+    lift = lift_of(m)
+    inverse = inverse_of(m, lift)
+    if is_lifted(m, lift, KIND):
+        sums = _sums(words, inverse, lift, KIND != FP16, KIND, PACKED, R, L, K)
+    else:
+        sums = _sums(words, inverse, lift, False, KIND, PACKED, R, L, K)
     magnitudes = parts_of_sum(words, KIND, PACKED, R, L, K)
     # Lanes add in float64, or the last bit would tell which of them had which words.
-    total, square, absolute, error_square, error_total = tl.reduce(
-        (parts.to(tl.float64), sums[0].to(tl.float64), magnitudes.to(tl.float64), sums[1].to(tl.float64), sums[2].to(tl.float64)),
-        1, add_five)  # fmt: skip
-    return total, square, absolute * lift.to(tl.float64), error_square, error_total
+    if FOURS:
+        total, absolute = tl.reduce((parts.to(tl.float64), magnitudes.to(tl.float64)), 1, add_two)
+        square, error_square, error_total = tl.reduce(
+            (_by_fours(sums[0], R, L), _by_fours(sums[1], R, L), _by_fours(sums[2], R, L)), 1, add_three)  # fmt: skip
+    else:
+        total, absolute, square, error_square, error_total = tl.reduce(
+            (parts.to(tl.float64), magnitudes.to(tl.float64), sums[0].to(tl.float64), sums[1].to(tl.float64), sums[2].to(tl.float64)),
+            1, add_five)  # fmt: skip
+    return total, square, absolute, error_square, error_total
+
+
+@triton.jit
+def _by_fours(x, R: tl.constexpr, L: tl.constexpr):
+    first, second = tl.split(tl.reshape(x, [R, L // 2, 2]))
+    first, second = tl.split(tl.reshape(first + second, [R, L // 4, 2]))
+    return (first + second).to(tl.float64)
+
+
+@triton.jit
+def store_sums(parts, square, absolute, error_square, error_total, to_total, to_sums, capacity):
+    """What int8_sums returns, of a row on one warp, to where it belongs: `to_total` [1], and `to_sums` [1] and every
+    2 * capacity float32 after it."""
+    stride = (8 * capacity).to(tl.int64)
+    tl.inline_asm_elementwise(
+        _STORE, _STORE_OPERANDS,
+        [square, absolute, error_square, error_total, parts, to_total.to(tl.int64)[:, None], to_sums.to(tl.int64)[:, None], stride],
+        tl.int32, False, 4)  # fmt: skip
 
 
 @triton.jit
@@ -73,7 +146,7 @@ def in_units(sums, m):
     """What the sums of a row whose largest magnitude is m add to the state: x^2, |x|, err^2 and |err|. 4 of float64"""
     unit, scale = 1.0 / lift_of(m).to(tl.float64), m.to(tl.float64) * (1.0 / 127)
     square, absolute, error_square, error_total = sums
-    return square * (unit * unit), absolute * unit, error_square * (scale * scale), error_total * scale
+    return square * (unit * unit), absolute, error_square * (scale * scale), error_total * scale
 
 
 @triton.jit
@@ -86,18 +159,7 @@ def _sums(words, inverse, lift, LIFTED: tl.constexpr, KIND: tl.constexpr, PACKED
     part = (zero, zero, zero)
     for k in tl.static_range(K):
         if PACKED:
-            if k % 4 == 0:
-                part = tl.inline_asm_elementwise(
-                    _BEGIN_FP16 if KIND == FP16 else (_BEGIN_LIFT_FP32 if LIFTED else _BEGIN_FP32) if KIND == FP32 else
-                    _BEGIN_LIFT_BF16 if LIFTED else _BEGIN_BF16,
-                    "=f,=f,=f,r,f,f", [words[k], inverse[:, None], lift[:, None]],
-                    (tl.float32, tl.float32, tl.float32), False, 1)  # fmt: skip
-            else:
-                part = tl.inline_asm_elementwise(
-                    _ADD_FP16 if KIND == FP16 else (_LIFT_FP32 if LIFTED else _ADD_FP32) if KIND == FP32 else
-                    _LIFT_BF16 if LIFTED else _ADD_BF16,
-                    "=f,=f,=f,f,f,f,r,f,f", [part[0], part[1], part[2], words[k], inverse[:, None], lift[:, None]],
-                    (tl.float32, tl.float32, tl.float32), False, 1)  # fmt: skip
+            part = add_word(part, words[k], inverse, lift, k % 4 == 0, LIFTED, KIND)
         else:
             if k % 4 == 0:
                 part = (zero, zero, zero)
@@ -112,6 +174,23 @@ def _sums(words, inverse, lift, LIFTED: tl.constexpr, KIND: tl.constexpr, PACKED
                 error_square += part[1]
                 error_total += part[2]
     return square, error_square, error_total
+
+
+@triton.jit
+def add_word(part, word, inverse, lift, BEGINS: tl.constexpr, LIFTED: tl.constexpr, KIND: tl.constexpr):
+    """A chain's sums of y^2, err^2 and |err| and those of a word; BEGINS: of the word alone."""
+    if BEGINS:
+        return tl.inline_asm_elementwise(
+            _BEGIN_FP16 if KIND == FP16 else (_BEGIN_LIFT_FP32 if LIFTED else _BEGIN_FP32) if KIND == FP32 else
+            _BEGIN_LIFT_BF16 if LIFTED else _BEGIN_BF16,
+            "=f,=f,=f,r,f,f", [word, inverse[:, None], lift[:, None]],
+            (tl.float32, tl.float32, tl.float32), False, 1)  # fmt: skip
+    else:
+        return tl.inline_asm_elementwise(
+            _ADD_FP16 if KIND == FP16 else (_LIFT_FP32 if LIFTED else _ADD_FP32) if KIND == FP32 else
+            _LIFT_BF16 if LIFTED else _ADD_BF16,
+            "=f,=f,=f,f,f,f,r,f,f", [part[0], part[1], part[2], word, inverse[:, None], lift[:, None]],
+            (tl.float32, tl.float32, tl.float32), False, 1)  # fmt: skip
 
 
 @triton.jit

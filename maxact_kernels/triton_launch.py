@@ -18,7 +18,7 @@ from .triton_fold import BLOCK, fold_kernel
 from .triton_list import AT_LEAST, N_CLOSING, list_kernel, order_kernel
 from .triton_peaks import opening
 from .triton_read import read_kernel
-from .triton_shapes import shape_for
+from .triton_shapes import looked_at_twice, shape_for
 from .triton_slow import slow_kernel
 from .triton_sums import opening as opening_of_sums
 
@@ -63,30 +63,33 @@ class Kernel(NamedTuple):
 def kernels(o: Options, arch: int, aligned: bool, masked: bool, named: bool) -> dict[str, Kernel]:
     """The kernels of an update, in the order in which they run. arch: of an NVIDIA GPU, 80 or more; 0: none. aligned: rows
     begin at multiples of 16 bytes and end there too."""
-    shape = shape_for(o)
+    twice = looked_at_twice(o, arch)
+    shape = shape_for(o, twice and aligned)
     common = {"KIND": KINDS[o.dtype], "NAMED": named}
     reads = {**common, "MASKED": masked, "COUNTS": o.counts, "INT8": o.int8_per_token, "LEADS": arch >= 90}
     common["FOLLOWS"] = arch >= 90
     lists = {**common, "MASKED": masked, "MAX_TOPK": triton.next_power_of_2(o.topk), "N_PIECES": B.N_FOLDING}
     cols = min(4096, max(256, triton.next_power_of_2(o.d)))
+    more = min(cols, max(256, triton.next_power_of_2(o.d - cols))) if o.d > cols else 0
     folds = {"COUNTS": o.counts, "MEDIANS": o.medians, "INT8": o.int8_per_token, "SAMPLES": o.n_samples > 0,
-             "SUMS": opening_of_sums(7 if o.int8_per_token else 3 if o.medians else 1) if arch else ""}  # fmt: skip
+             "SUMS": opening_of_sums(1 + 2 * o.medians + 4 * o.int8_per_token) if arch else ""}  # fmt: skip
     tiles = {}
     if shape is not None:
         bins = 0 if not o.counts or not arch else FINE_BINS if o.dtype == "float16" else WIDE_BINS
         table = opening(shape.rows * shape.length * shape.chunks)
         tiles = {"R": shape.rows, "L": shape.length, "K": shape.chunks, "AHEAD": shape.ahead, "ALIGNED": aligned,
                  "MEDIANS": o.medians, "PACKED": (arch >= 90) * (2 if shape.rows == 1 and o.dtype != "float32" else 1), "N_BINS": bins,
-                 "PEAKS": table if shape.shared and arch >= 90 else "", "STAGE": table if shape.staged and aligned and arch >= 80 else ""}  # fmt: skip
+                 "PEAKS": table if shape.shared and arch >= 90 else "", "STAGE": table if shape.staged and aligned and arch >= 80 else "",
+                 "TWICE": twice}  # fmt: skip
     parts = {
         "read": (read_kernel, {**tiles, **reads}, shape.warps) if shape else (slow_kernel, reads, 4),
         "fold": (fold_kernel, {**common, **folds, "MAX_TOPK": lists["MAX_TOPK"]}, 4),
-        "list": (list_kernel, {**lists, "COLS": cols, "TWO": o.d > cols}, cols // 512 if cols >= 1024 else 4),
+        "list": (list_kernel, {**lists, "COLS": cols, "MORE": more}, cols // 512 if cols >= 1024 else 4),
         "order": (order_kernel, {**lists, "MINE": 8 if arch else 32, "OTHERS": 256 if arch else 1024}, 4),
     }
     pointers = ("book_ptr", "rows_ptr", "x_ptr") if aligned else ("book_ptr", "rows_ptr")
-    # As many registers as leave room for the programs of a multiprocessor.
-    room = {"read": min(255, 65536 // (32 * shape.warps * shape.programs) // 8 * 8)} if shape and arch else {}
+    # As many registers as leave room for the programs of a multiprocessor, on each of its four schedulers.
+    room = {"read": min(255, 16384 // (32 * -(-shape.warps * shape.programs // 4)) // 8 * 8)} if shape and arch else {}
     return {
         name: Kernel(function, tuple(constants.items()), warps, pointers, room.get(name))
         for name, (function, constants, warps) in parts.items()
@@ -124,7 +127,7 @@ class Plan:
 
     def __init__(self, o: Options, device: int | None, aligned: bool, masked: bool, named: bool):
         arch, n_sms = _device(device)
-        shape = shape_for(o)
+        shape = shape_for(o, aligned and looked_at_twice(o, arch))
         launches = {name: launcher(kernel, device) for name, kernel in kernels(o, arch, aligned, masked, named).items()}
         self.read, self.fold, self.list, self.order = launches.values()
         self.n_programs = min((shape.programs if shape else 4) * n_sms, B.MAX_PROGRAMS - B.N_FOLDING)

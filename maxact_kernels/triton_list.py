@@ -20,7 +20,7 @@ N_CLOSING = tl.constexpr(6)
 def list_kernel(
     x_ptr, ids_ptr, book_ptr, rows_ptr, n_rows, inner, inner_stride, outer_stride, capacity, d, topk, n_pieces,
     KIND: tl.constexpr, MASKED: tl.constexpr, NAMED: tl.constexpr, MAX_TOPK: tl.constexpr, N_PIECES: tl.constexpr,
-    COLS: tl.constexpr, TWO: tl.constexpr, FOLLOWS: tl.constexpr,
+    COLS: tl.constexpr, MORE: tl.constexpr, FOLLOWS: tl.constexpr,
 ):  # fmt: skip
     """Each program takes some candidates: the rank of one by (m_t descending, id, first feature of m_t, sign), all told
     apart; if it is among the k first, its k - rank first elements, since `rank` elements come before all of them."""
@@ -42,7 +42,7 @@ def list_kernel(
         row = tl.load(candidates + i)
         offset = B.row_offset(row, n_rows, inner, inner_stride, outer_stride)
         first = _elements(x_ptr, offset, 0, d, KIND, COLS)
-        second = _elements(x_ptr, offset, COLS, d, KIND, COLS) if TWO else first
+        second = _elements(x_ptr, offset, COLS, d, KIND, MORE) if MORE else first
         top = tl.load(tops + row)
         id, place = row.to(tl.int64), row.to(tl.int64)
         if NAMED:
@@ -64,7 +64,7 @@ def list_kernel(
         if rank < topk:
             if not NAMED:
                 id = B.default_id(book_ptr, tops, row, n_rows, piece, first_token, MASKED, N_PIECES)
-            _list_row(first, second, x_ptr, book_ptr, entries, offset, d, id, top, least, tl.minimum(tl.maximum(topk - rank, AT_LEAST), topk), KIND, COLS, TWO)
+            _list_row(first, second, x_ptr, book_ptr, entries, offset, d, id, top, least, tl.minimum(tl.maximum(topk - rank, AT_LEAST), topk), KIND, COLS, MORE)
 
 
 @triton.jit
@@ -75,14 +75,14 @@ def _elements(x_ptr, offset, start, d, KIND: tl.constexpr, COLS: tl.constexpr):
 
 
 @triton.jit
-def _count_from(first, second, x_ptr, offset, d, least, KIND: tl.constexpr, COLS: tl.constexpr, TWO: tl.constexpr):
-    """How many finite elements of a row have a magnitude of at least `least`; `first`: its first COLS elements, `second`: where
-    there are more, the next. int32"""
+def _count_from(first, second, x_ptr, offset, d, least, KIND: tl.constexpr, COLS: tl.constexpr, MORE: tl.constexpr):
+    """How many finite elements of a row have a magnitude of at least `least`; `first`: its first COLS elements, `second`: the
+    next MORE. int32"""
     n = _are_from(first, least)
-    if TWO:
-        n += _are_from(second, least)
-    for start in range(2 * COLS, d, COLS):
-        n += _are_from(_elements(x_ptr, offset, start, d, KIND, COLS), least)
+    if MORE:
+        n = tl.sum(tl.reshape(n, [MORE, COLS // MORE]), axis=1) + _are_from(second, least)
+        for start in range(COLS + MORE, d, MORE):
+            n += _are_from(_elements(x_ptr, offset, start, d, KIND, MORE), least)
     return tl.sum(n, axis=0)
 
 
@@ -95,11 +95,11 @@ def _are_from(bits, least):
 @triton.jit
 def _list_row(
     first, second, x_ptr, book_ptr, entries, offset, d, id, top, least, most, KIND: tl.constexpr, COLS: tl.constexpr,
-    TWO: tl.constexpr,
+    MORE: tl.constexpr,
 ):  # fmt: skip
     """List the elements of a row from `least` on, but only the first `most` by (|x| descending, feature)."""
     STEP: tl.constexpr = 65536 if KIND == 0 else 8192 if KIND == 1 else 1  # between numbers of the element type
-    n = _count_from(first, second, x_ptr, offset, d, least, KIND, COLS, TWO)
+    n = _count_from(first, second, x_ptr, offset, d, least, KIND, COLS, MORE)
     floor = least - 1  # all above it are listed, and of those that equal it n_equal
     n_equal = n * 0
     if n > most:
@@ -108,17 +108,17 @@ def _list_row(
         n_above = n * 0
         while high - floor > STEP:  # at least `most` elements from `floor` on, fewer from `high` on
             middle = floor + (high - floor) // (2 * STEP) * STEP
-            n = _count_from(first, second, x_ptr, offset, d, middle, KIND, COLS, TWO)
+            n = _count_from(first, second, x_ptr, offset, d, middle, KIND, COLS, MORE)
             floor = tl.where(n >= most, middle, floor)
             n_above = tl.where(n >= most, n_above, n)
             high = tl.where(n >= most, high, middle)
         n_equal = most - n_above
     n_equal = _list_part(first, 0, book_ptr, entries, id, floor, n_equal, COLS)
-    if TWO:
-        n_equal = _list_part(second, COLS, book_ptr, entries, id, floor, n_equal, COLS)
-    for start in range(2 * COLS, d, COLS):
-        bits = _elements(x_ptr, offset, start, d, KIND, COLS)
-        n_equal = _list_part(bits, start, book_ptr, entries, id, floor, n_equal, COLS)
+    if MORE:
+        n_equal = _list_part(second, COLS, book_ptr, entries, id, floor, n_equal, MORE)
+        for start in range(COLS + MORE, d, MORE):
+            bits = _elements(x_ptr, offset, start, d, KIND, MORE)
+            n_equal = _list_part(bits, start, book_ptr, entries, id, floor, n_equal, MORE)
 
 
 @triton.jit
@@ -277,6 +277,7 @@ def _close(part, book_ptr, rows_ptr, n_rows, capacity, topk, n_pieces, n_ties, K
         tl.store(book_ptr + B.SLOTS + k, tl.zeros([MAX_TOPK], tl.int64), mask=k < topk)
         tl.store(book_ptr + B.N_KEPT, 0)
         tl.store(book_ptr + B.N_CANDIDATES, 0)
+        tl.store(book_ptr + B.DRAWN, 0)
 
 
 @triton.jit

@@ -11,7 +11,7 @@ from .triton_words import FP32
 
 _RAISE = "{{.reg .b32 kept; ld.shared.u32 kept, [$1]; max.{0} kept, kept, $2; st.shared.u32 [$1], kept; mov.u32 $0, 0;}}"
 # The same for four words whose addresses $4 to $7 follow each other, as those of a lane do that loads 16 bytes. If a compiler
-# ever saw to that differently, the kernel ends here: the first words of a tile are checked.
+# ever saw to that differently, the kernel ends here: the words of a tile are checked once.
 _RAISE_FOUR = (
     "{{.reg .pred p; .reg .b32 a, b, c, d; CHECK ld.shared.v4.u32 {{a, b, c, d}}, [$4]; max.{0} a, a, $8; max.{0} b, b, $9; "
     "max.{0} c, c, $10; max.{0} d, d, $11; st.shared.v4.u32 [$4], {{a, b, c, d}}; mov.u32 $0, 0; mov.u32 $1, 0; "
@@ -35,15 +35,21 @@ def open_table(OPENING: tl.constexpr):
 
 
 @triton.jit
+def raise_words(at, word, CHECKED: tl.constexpr, KIND: tl.constexpr):
+    """By words of which a lane has four that follow each other, to the addresses `at`."""
+    tl.inline_asm_elementwise(
+        (_FIRST_32 if KIND == FP32 else _FIRST_16) if CHECKED else _FOUR_32 if KIND == FP32 else _FOUR_16,
+        _FOUR_OPERANDS, [at, word], tl.int32, False, 4)  # fmt: skip
+
+
+@triton.jit
 def raise_peaks(lane_words, words, KIND: tl.constexpr, ALIGNED: tl.constexpr, R: tl.constexpr, L: tl.constexpr,
                 K: tl.constexpr):  # fmt: skip
     """`lane_words` [R, L]: the address of each lane's word of the first K-th of a tile."""
     for k in tl.static_range(K):
         at = lane_words + k * (4 * R * L)
         if ALIGNED:
-            tl.inline_asm_elementwise(
-                (_FIRST_32 if KIND == FP32 else _FIRST_16) if k == 0 else _FOUR_32 if KIND == FP32 else _FOUR_16,
-                _FOUR_OPERANDS, [at, words[k]], tl.int32, False, 4)  # fmt: skip
+            raise_words(at, words[k], k == 0, KIND)
         else:
             tl.inline_asm_elementwise(
                 _RAISE_32 if KIND == FP32 else _RAISE_16, "=r,r,r", [at, words[k]], tl.int32, False, 1)  # fmt: skip

@@ -1,8 +1,8 @@
 """The Triton kernel that reads the tensor: each element once, a few words a row written.
 
-Programs stride over tiles of R rows (triton_words.py), each of which lies in registers while the next is on its way. The
-features' maxima lie in registers too or, where PTX is, in shared memory, and are given to the state once. What is left of a row is folded by
-triton_fold.py.
+Programs take tiles of R rows (triton_words.py), each of which lies in registers, or is looked at twice in shared memory
+(triton_looks.py), while the next is on its way. The features' maxima lie in registers too or, where PTX is, in shared memory, and
+are given to the state once. What is left of a row is folded by triton_fold.py.
 """
 
 import triton
@@ -10,10 +10,12 @@ import triton.language as tl
 
 from . import triton_book as B
 from .triton_count import count_words, flush_counts, open_counts
-from .triton_int8 import int8_sums
+from .triton_deal import dealt, draw, next_tile
+from .triton_int8 import int8_sums, inverse_of, is_lifted, lift_of, store_sums
+from .triton_looks import first_look, second_look
 from .triton_median import halved_medians, median_keys
 from .triton_peaks import open_table, peaks_at, raise_peaks
-from .triton_stage import ask_for_tile, open_stage, take_tile
+from .triton_stage import ask_for_tile, await_tile, clear_tile, open_stage, take_tile
 from .triton_words import (
     BF16,
     FP16,
@@ -43,14 +45,14 @@ def read_kernel(
     t_ratio, KIND: tl.constexpr, R: tl.constexpr, L: tl.constexpr, K: tl.constexpr, AHEAD: tl.constexpr,
     ALIGNED: tl.constexpr, MASKED: tl.constexpr, NAMED: tl.constexpr, COUNTS: tl.constexpr, MEDIANS: tl.constexpr,
     INT8: tl.constexpr, PACKED: tl.constexpr, N_BINS: tl.constexpr, PEAKS: tl.constexpr,
-    STAGE: tl.constexpr, LEADS: tl.constexpr,
+    STAGE: tl.constexpr, TWICE: tl.constexpr, LEADS: tl.constexpr,
 ):  # fmt: skip
     """Of each row m_t, the sum and, where it can matter, med_t; per feature the maxima; counts of elements.
 
     A median is looked for where the token can set a record or be massive: r_t >= R iff at least (d - 1) // 2 + 1
     elements are at most m_t / R, one count. `MEDIANS`: of every row. `AHEAD`: the next tile is loaded before this one is
     looked at. `PEAKS`: what opens a table of the features' maxima (triton_peaks.py),
-    `STAGE`: a place for the next tile (triton_stage.py).
+    `STAGE`: a place for the next tile (triton_stage.py). `TWICE`: tiles are looked at twice there, if rows are aligned.
     """
     B.let_the_next_begin(LEADS)
     PER_WORD: tl.constexpr = 1 if KIND == FP32 else 2
@@ -59,11 +61,12 @@ def read_kernel(
     ODD: tl.constexpr = 0x7C00 if KIND == FP16 else (227 << 7) if KIND == BF16 else (227 << 23)
     book_ptr = book_ptr.to(tl.pointer_type(tl.int64))  # the interpreter passes addresses
     pid, n_programs = tl.program_id(0), tl.num_programs(0)
+    LOOKS: tl.constexpr = TWICE and ALIGNED
     n_words, n_tiles = (d + PER_WORD - 1) // PER_WORD, (n_rows + R - 1) // R
     pads, rank = N_SLOTS - d, N_SLOTS - d + (d - 1) // 2 + 1
     tops = B.column(rows_ptr, capacity, B.TOP, tl.int32)
     medians = B.column(rows_ptr, capacity, B.MEDIAN, tl.int32)
-    sums = B.column(rows_ptr, capacity, B.ROW_SUM, tl.float64)
+    sums, int8_column = B.column(rows_ptr, capacity, B.ROW_SUM, tl.float64), B.column(rows_ptr, capacity, B.INT8, tl.float64)
     slots = book_ptr + B.SLOTS
     # Records of the state, which nobody changes meanwhile, and this program's own. Not those of other programs: each
     # thread loads for itself, so one that others change may differ between threads, and they would part at a branch.
@@ -99,13 +102,22 @@ def read_kernel(
     if STAGE != "":
         staged = open_stage(STAGE, x_ptr, here, on, n_words, R, L)
         ask_for_tile(staged, x_ptr, here, on, n_words, R, L, K)
-    for _tile in range(pid, n_tiles, n_programs):
+    tile, n_dealt, drawn = pid, dealt(n_tiles, n_programs), 0
+    if STAGE != "":
+        drawn = draw(book_ptr, tile - n_programs, n_dealt, n_programs)
+    while tile < n_tiles:
+        following = tile + n_programs
+        if STAGE != "":
+            following = next_tile(tile, drawn, n_dealt, n_programs)
+            drawn = draw(book_ptr, tile, n_dealt, n_programs)
         if AHEAD or STAGE != "":
-            next_row = row + n_programs * R
+            next_row = following * R + tl.arange(0, R)
             next_on = B.is_on(next_row, n_rows, mask_ptr, MASKED)
             there = B.row_offset(next_row, n_rows, inner, inner_stride, outer_stride)
             if AHEAD:
                 next_words = load_words(x_ptr, there, next_on, n_words, d, KIND, ALIGNED, R, L, K)
+            elif LOOKS:
+                await_tile()
             else:
                 words = take_tile(staged, R, L, K)
                 ask_for_tile(staged, x_ptr, there, next_on, n_words, R, L, K)
@@ -116,15 +128,21 @@ def read_kernel(
         id = tl.load(ids_ptr.to(tl.pointer_type(tl.int64)) + row, mask=on, other=0) if NAMED else row
         slot = tl.load(slots + slot_of_row)
 
-        top, parts = largest_magnitude(words, KIND, PACKED, R, L, K), parts_of_sum(words, KIND, PACKED, R, L, K)
-        words = without_signs(words, KIND, K)
+        if LOOKS:
+            top, parts = first_look(staged, n_words, KIND, L, K)
+        else:
+            top, parts = largest_magnitude(words, KIND, PACKED, R, L, K), parts_of_sum(words, KIND, PACKED, R, L, K)
+            words = without_signs(words, KIND, K)
         odd = on & (top >= ODD)
         if any_of(odd):
             tl.store(tops + row, B.SLOW, mask=odd)
-            even = ()
-            for k in tl.static_range(K):
-                even = even + (tl.where(odd[:, None], 0, words[k]),)
-            words = even
+            if LOOKS:
+                clear_tile(staged, R, L, K)
+            else:
+                even = ()
+                for k in tl.static_range(K):
+                    even = even + (tl.where(odd[:, None], 0, words[k]),)
+                words = even
             on = on & (top < ODD)
         top = tl.where(on, top, 0)
         if any_of(top > tl.minimum(most_positive, most_negative)):
@@ -132,47 +150,65 @@ def read_kernel(
             positive, negative = ends(signed, KIND, PACKED, R, L, K)
             most_positive = tl.maximum(most_positive, positive)
             most_negative = tl.maximum(most_negative, negative)
-        least = tl.where(on, smallest(words, n_words, d, KIND, PACKED, R, L, K), 0x7FFFFFFF)
+        m = low_value(top, KIND)
+        bits = m.to(tl.int32, bitcast=True)
+        key = B.row_key(bits, row, id, NAMED)
+        # Division and product may round to either side: a little more is allowed.
+        reach = tl.where(m > t_abs, tl.minimum(ratio_bar, t_ratio), ratio_bar)
+        reach_key = tl.minimum(floor_key(tl.where(m > 0, m / reach * 1.00001, 0.0), KIND), top)
+        if LOOKS:
+            lift = lift_of(m)
+            inverse = inverse_of(m, lift)
+            source = x_ptr.to(tl.int64) + (there * 16)[:, None] + 4 * tl.arange(0, L)[None, :]
+            if is_lifted(m, lift, KIND):
+                least, reached, square, absolute, error_square, error_total = second_look(
+                    staged, lane_words, source, next_on, reach_key, inverse, lift, n_words, d, KIND != FP16, KIND, L, K)
+            else:
+                least, reached, square, absolute, error_square, error_total = second_look(
+                    staged, lane_words, source, next_on, reach_key, inverse, lift, n_words, d, False, KIND, L, K)
+        else:
+            least = smallest(words, n_words, d, KIND, PACKED, R, L, K)
+        least = tl.where(on, least, 0x7FFFFFFF)
         from_least = tl.maximum(from_least, 0x7FFFFFFF - least)
         zeros = tl.zeros([R], tl.int32)
         if any_of(least == 0):
+            if LOOKS:
+                words = without_signs(load_words(x_ptr, here, on, n_words, d, KIND, ALIGNED, R, L, K), KIND, K)
             zeros = at_most(words, tl.zeros([R], tl.int32), KIND, PACKED, R, L, K) - pads
             zeros = tl.where(on, zeros, 0)
             n_zero += zeros
 
-        m = low_value(top, KIND)
-        bits = m.to(tl.int32, bitcast=True)
-        key = B.row_key(bits, row, id, NAMED)
         if PEAKS == "":
             raised = ()
             for k in tl.static_range(K):
                 raised = raised + (largest_unsigned(peaks[k], words[k], KIND, PACKED),)
             peaks = raised
-        else:
+        elif not LOOKS:
             raise_peaks(lane_words, words, KIND, ALIGNED, R, L, K)
         if COUNTS:
             count_words(words, table, top, least, zeros, pads, book_ptr, KIND, PACKED, R, L, K, N_BINS)
-        if INT8:
-            sums_of_row = int8_sums(words, parts, m, KIND, PACKED, R, L, K)
-            total = sums_of_row[0]
+        if LOOKS:
+            store_sums(parts, square, absolute, error_square, error_total, sums + row, int8_column + row, capacity)
+        elif INT8:
+            sums_of_row = int8_sums(words, parts, m, TWICE, KIND, PACKED, R, L, K)
+            tl.store(sums + row, sums_of_row[0], mask=row < n_rows)
             for i in tl.static_range(4):
-                tl.store(B.column(rows_ptr, capacity, B.INT8 + 2 * i, tl.float64) + row, sums_of_row[i + 1], mask=row < n_rows)
+                tl.store(int8_column + i * capacity + row, sums_of_row[i + 1], mask=row < n_rows)
         else:
-            total = tl.sum(parts.to(tl.float64), axis=1)
+            tl.store(sums + row, tl.sum(parts.to(tl.float64), axis=1), mask=row < n_rows)
         if MEDIANS:
             needs = on
         else:
-            # Division and product may round to either side: a little more is allowed.
-            reach = tl.where(m > t_abs, tl.minimum(ratio_bar, t_ratio), ratio_bar)
-            reach_key = tl.minimum(floor_key(tl.where(m > 0, m / reach * 1.00001, 0.0), KIND), top)
-            reached = at_most(words, reach_key, KIND, PACKED, R, L, K)
+            if not LOOKS:
+                reached = at_most(words, reach_key, KIND, PACKED, R, L, K)
             needs = on & (top > 0) & ((reached >= rank) | ((bits >= peak_bar) & (key >= best_key)))
         ties = on & (bits >= tie_bar)
         median_bits = tl.full([R], B.UNNEEDED, tl.int32)
         if MEDIANS or any_of(needs | ties):
             # Where it is rare the row is read again, from a cache: nothing has to be kept for it.
-            again = words
-            if not MEDIANS:
+            if MEDIANS:
+                again = words
+            else:
                 again = without_signs(load_words(x_ptr, here, on, n_words, d, KIND, ALIGNED, R, L, K), KIND, K)
             if R >= 8:
                 found = halved_medians(again, needs, top, least, rank, KIND, PACKED, R, L, K)
@@ -206,13 +242,13 @@ def read_kernel(
 
         tl.store(tops + row, tl.where(on, bits, B.HIDDEN), mask=(row < n_rows) & ~odd)
         tl.store(medians + row, median_bits, mask=row < n_rows)
-        tl.store(sums + row, total, mask=row < n_rows)
         tl.atomic_max(slots + slot_of_row, key, mask=on & (key > slot), sem="relaxed")
         if AHEAD:
             on, words, here = next_on, next_words, there
         if STAGE != "":
             on, here = next_on, there
-        row += n_programs * R
+        tile = following
+        row = tile * R + tl.arange(0, R)
         slot_of_row += slot_step
         slot_of_row = tl.where(slot_of_row >= topk, slot_of_row - topk, slot_of_row)
 

@@ -185,4 +185,4 @@ def _int8(x, rows_ptr, capacity, row, d, top, n_bad, KIND: tl.constexpr):
             square += y * y
             total += y
         tl.store(B.column(rows_ptr, capacity, B.INT8 + 4 * i, tl.float64) + row, _sum(square))
-        tl.store(B.column(rows_ptr, capacity, B.INT8 + 4 * i + 2, tl.float64) + row, _sum(total))
+        tl.store(B.column(rows_ptr, capacity, B.INT8 + 4 * i + 2, tl.float64) + row, _sum(total) / (lift if i == 0 else 1.0))

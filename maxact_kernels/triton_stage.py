@@ -33,25 +33,46 @@ def open_stage(OPENING: tl.constexpr, x_ptr, here, on, n_words, R: tl.constexpr,
 
 
 @triton.jit
+def ask_for_words(lane_words, source, n_bytes):
+    """Four words of a lane, from an address in global memory."""
+    tl.inline_asm_elementwise(_ASK, _ASK_OPERANDS, [lane_words, source, n_bytes], tl.int32, False, 4)
+
+
+@triton.jit
 def ask_for_tile(lane_words, x_ptr, offset, on, n_words, R: tl.constexpr, L: tl.constexpr, K: tl.constexpr):
     """What triton_words.load_words does for aligned rows, but for the waiting."""
     place = tl.arange(0, L)[None, :]
-    base = x_ptr.to(tl.int64) + (offset * 16)[:, None] + 4 * place
+    source = x_ptr.to(tl.int64) + (offset * 16)[:, None] + 4 * place
     for k in tl.static_range(K):
         inside = on[:, None] & (place >= 0)
         if k == K - 1:
             inside = inside & ((k * L + place) // 4 < n_words // 4)
-        tl.inline_asm_elementwise(
-            _ASK, _ASK_OPERANDS, [lane_words + k * (4 * R * L), base + k * (4 * L), tl.where(inside, 16, 0)],
-            tl.int32, False, 4)  # fmt: skip
+        ask_for_words(lane_words + k * (4 * R * L), source + k * (4 * L), tl.where(inside, 16, 0))
+
+
+@triton.jit
+def await_tile():
+    """Until all that was asked for is there."""
+    tl.inline_asm_elementwise("cp.async.wait_all; mov.u32 $0, 0;", "=r,r", [tl.program_id(0)], tl.int32, False, 1)
+
+
+@triton.jit
+def take_words(lane_words):
+    return tl.inline_asm_elementwise(_TAKE, _TAKE_OPERANDS, [lane_words], tl.int32, False, 4)
 
 
 @triton.jit
 def take_tile(lane_words, R: tl.constexpr, L: tl.constexpr, K: tl.constexpr):
     """The tile that ask_for_tile asked for."""
-    tl.inline_asm_elementwise("cp.async.wait_all; mov.u32 $0, 0;", "=r,r", [tl.program_id(0)], tl.int32, False, 1)
+    await_tile()
     words = ()
     for k in tl.static_range(K):
-        word = tl.inline_asm_elementwise(_TAKE, _TAKE_OPERANDS, [lane_words + k * (4 * R * L)], tl.int32, False, 4)
-        words = words + (word,)
+        words = words + (take_words(lane_words + k * (4 * R * L)),)
     return words
+
+
+@triton.jit
+def clear_tile(lane_words, R: tl.constexpr, L: tl.constexpr, K: tl.constexpr):
+    for k in range(K):
+        tl.inline_asm_elementwise(
+            "st.shared.u32 [$1], 0; mov.u32 $0, 0;", "=r,r", [lane_words + k * (4 * R * L)], tl.int32, False, 1)  # fmt: skip

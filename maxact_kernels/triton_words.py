@@ -158,25 +158,45 @@ def picks(KIND: tl.constexpr):
 
 
 @triton.jit
+def add_up(cells, word, b0, b1, KIND: tl.constexpr):
+    """Each of a warp's cells and two elements of a row in `word`; b0, b1: picks. [1, L] float32"""
+    return tl.inline_asm_elementwise(
+        _ADD_UP_BF16 if KIND == BF16 else _ADD_UP_FP16, _ADD_UP_OPERANDS, [cells, word, b0, b1], tl.float32, True, 4)  # fmt: skip
+
+
+@triton.jit
+def count_up(cells, word, both, b0, b1, KIND: tl.constexpr):
+    """The same of ones for elements that are at most those of `both`."""
+    return tl.inline_asm_elementwise(
+        _COUNT_UP_BF16 if KIND == BF16 else _COUNT_UP_FP16, _COUNT_UP_OPERANDS, [cells, word, b0, b1, both],
+        tl.float32, True, 4)  # fmt: skip
+
+
+@triton.jit
+def _by_matrix_units(words, both, COUNTED: tl.constexpr, KIND: tl.constexpr, R: tl.constexpr, L: tl.constexpr, K: tl.constexpr):
+    """Parts of a row's sum or, COUNTED, of how many magnitudes are at most those of `both`. [R, L] float32"""
+    b0, b1 = picks(KIND)
+    zero = tl.zeros([R, L], tl.float32)
+    cells = (zero, zero, zero, zero)  # four chains side by side: an instruction takes 30 cycles
+    for k in tl.static_range(0, K, 4):
+        longer = ()
+        for i in tl.static_range(4):
+            if k + i >= K:
+                longer = longer + (cells[i],)
+            elif COUNTED:
+                longer = longer + (count_up(cells[i], words[k + i], both, b0, b1, KIND),)
+            else:
+                longer = longer + (add_up(cells[i], words[k + i], b0, b1, KIND),)
+        cells = longer
+    return (cells[0] + cells[1]) + (cells[2] + cells[3])
+
+
+@triton.jit
 def at_most(words, key, KIND: tl.constexpr, PACKED: tl.constexpr, R: tl.constexpr, L: tl.constexpr, K: tl.constexpr):
     """How many magnitudes of each row, padding too, are at most `key` [R]; none of them nan. [R] int32"""
     both = (key if KIND == FP32 else key * 0x10001)[:, None]
     if PACKED == 2:
-        b0, b1 = picks(KIND)
-        zero = tl.zeros([R, L], tl.float32)
-        cells = (zero, zero, zero, zero)  # four chains side by side: an instruction takes 30 cycles
-        for k in tl.static_range(0, K, 4):
-            longer = ()
-            for i in tl.static_range(4):
-                if k + i < K:
-                    one = tl.inline_asm_elementwise(
-                        _COUNT_UP_BF16 if KIND == BF16 else _COUNT_UP_FP16, _COUNT_UP_OPERANDS,
-                        [cells[i], words[k + i], b0, b1, both], tl.float32, True, 4)  # fmt: skip
-                    longer = longer + (one,)
-                else:
-                    longer = longer + (cells[i],)
-            cells = longer
-        return tl.sum((cells[0] + cells[1]) + (cells[2] + cells[3]), axis=1).to(tl.int32)
+        return tl.sum(_by_matrix_units(words, both, True, KIND, R, L, K), axis=1).to(tl.int32)
     n = tl.zeros([R, L], tl.int32)
     for k in tl.static_range(K):
         if KIND == FP32:
@@ -197,46 +217,45 @@ def at_most(words, key, KIND: tl.constexpr, PACKED: tl.constexpr, R: tl.constexp
 
 
 @triton.jit
+def larger_magnitudes(most, word, KIND: tl.constexpr, PACKED: tl.constexpr):
+    """Of magnitudes and words with signs; a magnitude of 0x7C00 or more counts as 0x7FFF where PACKED."""
+    if KIND != FP32 and PACKED:
+        return tl.inline_asm_elementwise(_LARGER, "=r,r,r", [most, word], tl.int32, True, 1)
+    else:
+        return largest_unsigned(most, magnitudes(word, KIND), KIND, PACKED)
+
+
+@triton.jit
+def row_largest_magnitude(most, KIND: tl.constexpr):
+    return tl.max(most if KIND == FP32 else tl.maximum(most >> 16, most & 0xFFFF), axis=1)
+
+
+@triton.jit
+def row_smallest_magnitude(least, KIND: tl.constexpr):
+    return tl.min(least if KIND == FP32 else tl.minimum(least >> 16, least & 0xFFFF), axis=1)
+
+
+@triton.jit
 def largest_magnitude(words, KIND: tl.constexpr, PACKED: tl.constexpr, R: tl.constexpr, L: tl.constexpr, K: tl.constexpr):
-    """Of each row of words with signs; a magnitude of 0x7C00 or more counts as 0x7FFF where PACKED. [R]"""
+    """Of each row of words with signs: larger_magnitudes. [R]"""
     most = tl.zeros([R, L], tl.int32)
     for k in tl.static_range(K):
-        if KIND != FP32 and PACKED:
-            most = tl.inline_asm_elementwise(_LARGER, "=r,r,r", [most, words[k]], tl.int32, True, 1)
-        else:
-            most = largest_unsigned(most, magnitudes(words[k], KIND), KIND, PACKED)
-    return tl.max(most if KIND == FP32 else tl.maximum(most >> 16, most & 0xFFFF), axis=1)
+        most = larger_magnitudes(most, words[k], KIND, PACKED)
+    return row_largest_magnitude(most, KIND)
 
 
 @triton.jit
 def parts_of_sum(words, KIND: tl.constexpr, PACKED: tl.constexpr, R: tl.constexpr, L: tl.constexpr, K: tl.constexpr):
     """Numbers whose sum is that of the row. [R, L] float32
 
-    By matrix units chains of four steps, each of which cuts where others round, then of K / 4 additions: at most 4 * 2^-23 +
-    K / 4 * 2^-24 of the sum of |x| is lost, 1e-6 for K <= 32. Else float32 adds chains of 4 words, K / 4 of those and the
-    halves of a word, 15 additions at most for K <= 44. Float64 adds the rest.
+    By matrix units chains of K / 4 steps, each of which cuts where others round, at most 2^-23, then of two additions: with
+    K <= 20 at most 12 * 2^-24 of the sum of |x| is lost. Else float32 adds chains of 4 words, K / 4 of those and the halves
+    of a word, 15 additions at most for K <= 44. Float64 adds the rest.
     """
     zero = tl.zeros([R, L], tl.float32)
     whole, chain = zero, zero
     if PACKED == 2:
-        b0, b1 = picks(KIND)
-        N_CHAINS: tl.constexpr = (K + 3) // 4
-        cells = ()
-        for _i in tl.static_range(N_CHAINS):
-            cells = cells + (zero,)
-        for step in tl.static_range(4):  # all chains side by side: an instruction takes 30 cycles
-            longer = ()
-            for i in tl.static_range(N_CHAINS):
-                if 4 * i + step < K:
-                    one = tl.inline_asm_elementwise(
-                        _ADD_UP_BF16 if KIND == BF16 else _ADD_UP_FP16, _ADD_UP_OPERANDS,
-                        [cells[i], words[4 * i + step], b0, b1], tl.float32, True, 4)  # fmt: skip
-                    longer = longer + (one,)
-                else:
-                    longer = longer + (cells[i],)
-            cells = longer
-        for i in tl.static_range(N_CHAINS):
-            whole += cells[i]
+        whole = _by_matrix_units(words, zero, False, KIND, R, L, K)
     else:
         for k in tl.static_range(K):
             value = low_value(words[k], KIND)
@@ -246,6 +265,16 @@ def parts_of_sum(words, KIND: tl.constexpr, PACKED: tl.constexpr, R: tl.constexp
             if k % 4 == 3 or k == K - 1:
                 whole += chain
     return whole
+
+
+@triton.jit
+def add_two(a, b, c, d):
+    return a + c, b + d
+
+
+@triton.jit
+def add_three(a, b, c, d, e, f):
+    return a + d, b + e, c + f
 
 
 @triton.jit
@@ -264,12 +293,19 @@ def ends(words, KIND: tl.constexpr, PACKED: tl.constexpr, R: tl.constexpr, L: tl
 
 
 @triton.jit
+def no_magnitudes(KIND: tl.constexpr, R: tl.constexpr, L: tl.constexpr):
+    """Where a smallest is looked for."""
+    return tl.full([R, L], 0x7FFFFFFF if KIND == FP32 else _HALVES, tl.int32)
+
+
+@triton.jit
 def smallest(words, n_words, d, KIND: tl.constexpr, PACKED: tl.constexpr, R: tl.constexpr, L: tl.constexpr, K: tl.constexpr):
     """The smallest of each row's magnitudes. [R]"""
-    least = tl.full([R, L], 0x7FFFFFFF if KIND == FP32 else _HALVES, tl.int32)
+    least = no_magnitudes(KIND, R, L)
     for k in tl.static_range(K):
-        least = smallest_magnitudes(least, _but_padding(words[k], k, n_words, d, KIND, L) if k == K - 1 else words[k], KIND, PACKED)
-    return tl.min(least if KIND == FP32 else tl.minimum(least >> 16, least & 0xFFFF), axis=1)
+        word = but_padding(words[k], k, n_words, d, KIND, L) if k == K - 1 else words[k]
+        least = smallest_magnitudes(least, word, KIND, PACKED)
+    return row_smallest_magnitude(least, KIND)
 
 
 @triton.jit
@@ -295,7 +331,7 @@ def mean_key(words, d, KIND: tl.constexpr, PACKED: tl.constexpr, R: tl.constexpr
 
 
 @triton.jit
-def _but_padding(magnitude, k: tl.constexpr, n_words, d, KIND: tl.constexpr, L: tl.constexpr):
+def but_padding(magnitude, k: tl.constexpr, n_words, d, KIND: tl.constexpr, L: tl.constexpr):
     """The magnitudes [R, L] of the k-th words, the largest number in place of padding."""
     place = k * L + tl.arange(0, L)[None, :]
     inside = tl.where(place < n_words, magnitude, 0x7FFFFFFF if KIND == FP32 else _HALVES)
