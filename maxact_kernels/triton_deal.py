@@ -9,7 +9,7 @@ from . import triton_book as B
 # $1 the counter of all programs, $2 whether a number is wanted: lane 0 gets it.
 _DRAW = tl.constexpr(
     "{.reg .pred p; .reg .b32 lane; mov.u32 lane, %laneid; setp.eq.u32 p, lane, 0; setp.ne.and.b32 p, $2, 0, p; "
-    "mov.u32 $0, 0; @p atom.relaxed.gpu.global.add.u32 $0, [$1], 1;}"
+    "mov.u32 $0, 0; @p atom.relaxed.gpu.global.inc.u32 $0, [$1], 0x7FFFFFFF;}"
 )
 
 

@@ -154,25 +154,26 @@ def _sums(words, inverse, lift, LIFTED: tl.constexpr, KIND: tl.constexpr, PACKED
           L: tl.constexpr, K: tl.constexpr):  # fmt: skip
     """u = y * (127 / m) for y = x * lift, err = u - round(u), which a fused product rounds once: of y^2, err^2 and |err|
     chains of 8 float32 (float32 elements: 4), then of K / 4: 15 additions at most for K <= 36."""
+    N: tl.constexpr = K - (K - 1) // 4 * 4  # words of the last chain, which comes first
     zero = tl.zeros([R, L], tl.float32)
     square, error_square, error_total = zero, zero, zero
     part = (zero, zero, zero)
-    for k in tl.static_range(K):
+    for j in tl.static_range(K):
+        word = words[K - N + j if j < N else j - N]
         if PACKED:
-            part = add_word(part, words[k], inverse, lift, k % 4 == 0, LIFTED, KIND)
+            part = add_word(part, word, inverse, lift, (j - N) % 4 == 0 or j == 0, LIFTED, KIND)
         else:
-            if k % 4 == 0:
+            if (j - N) % 4 == 0:
                 part = (zero, zero, zero)
-            part = _add_element(low_value(words[k], KIND), inverse, lift, part, LIFTED)
+            part = _add_element(low_value(word, KIND), inverse, lift, part, LIFTED)
             if KIND != FP32:
-                part = _add_element(high_value(words[k], KIND), inverse, lift, part, LIFTED)
-        if k % 4 == 3 or k == K - 1:
-            if k < 4:
-                square, error_square, error_total = part
-            else:
-                square += part[0]
-                error_square += part[1]
-                error_total += part[2]
+                part = _add_element(high_value(word, KIND), inverse, lift, part, LIFTED)
+        if j == N - 1:
+            square, error_square, error_total = part
+        elif (j - N) % 4 == 3:
+            square += part[0]
+            error_square += part[1]
+            error_total += part[2]
     return square, error_square, error_total
 
 

@@ -71,6 +71,8 @@ def read_kernel(
     # Records of the state, which nobody changes meanwhile, and this program's own. Not those of other programs: each
     # thread loads for itself, so one that others change may differ between threads, and they would part at a branch.
     ratio_bar = _number(book_ptr, B.RATIO_MAX) + tl.zeros([R], tl.float32)
+    # A median of at most this share of m_t makes r_t that large; a little more, since quotients and products are rounded.
+    share_of_bar, share_of_ratio = tl.div_rn(1.00001, ratio_bar), tl.div_rn(1.00001, t_ratio + tl.zeros([R], tl.float32))
     peak_bar = _number(book_ptr, B.PEAK_ABSMAX).to(tl.int32, bitcast=True)
     tie_bar = tl.load(B.field(book_ptr, B.ABSMAX, tl.int32)) + tl.zeros([R], tl.int32)
     best_key = tl.zeros([R], tl.int64)
@@ -153,9 +155,8 @@ def read_kernel(
         m = low_value(top, KIND)
         bits = m.to(tl.int32, bitcast=True)
         key = B.row_key(bits, row, id, NAMED)
-        # Division and product may round to either side: a little more is allowed.
-        reach = tl.where(m > t_abs, tl.minimum(ratio_bar, t_ratio), ratio_bar)
-        reach_key = tl.minimum(floor_key(tl.where(m > 0, m / reach * 1.00001, 0.0), KIND), top)
+        share = tl.where(m > t_abs, tl.maximum(share_of_bar, share_of_ratio), share_of_bar)
+        reach_key = tl.minimum(floor_key(tl.where(m > 0, m * share, 0.0), KIND), top)
         if LOOKS:
             lift = lift_of(m)
             inverse = inverse_of(m, lift)
@@ -235,6 +236,7 @@ def read_kernel(
             if not MEDIANS:
                 ratio = tl.where(needs, tl.div_rn(m, median), 0.0)
                 ratio_bar = tl.maximum(ratio_bar, ratio)
+                share_of_bar = tl.div_rn(1.00001, ratio_bar)
                 best_key = tl.maximum(best_key, tl.where(needs, key, 0))
         # In a tensor of zeros every element ties.
         n_tied += tl.where(ties & (top == 0), d, 0)
