@@ -18,7 +18,7 @@ from .triton_fold import BLOCK, fold_kernel
 from .triton_list import AT_LEAST, N_CLOSING, list_kernel, order_kernel
 from .triton_peaks import opening
 from .triton_read import read_kernel
-from .triton_shapes import looked_at_twice, shape_for
+from .triton_shapes import shape_for
 from .triton_slow import slow_kernel
 from .triton_sums import opening as opening_of_sums
 
@@ -63,8 +63,7 @@ class Kernel(NamedTuple):
 def kernels(o: Options, arch: int, aligned: bool, masked: bool, named: bool) -> dict[str, Kernel]:
     """The kernels of an update, in the order in which they run. arch: of an NVIDIA GPU, 80 or more; 0: none. aligned: rows
     begin at multiples of 16 bytes and end there too."""
-    twice = looked_at_twice(o, arch)
-    shape = shape_for(o, twice and aligned)
+    shape = shape_for(o, arch, aligned)
     common = {"KIND": KINDS[o.dtype], "NAMED": named}
     reads = {**common, "MASKED": masked, "COUNTS": o.counts, "INT8": o.int8_per_token, "LEADS": arch >= 90}
     common["FOLLOWS"] = arch >= 90
@@ -80,7 +79,7 @@ def kernels(o: Options, arch: int, aligned: bool, masked: bool, named: bool) -> 
         tiles = {"R": shape.rows, "L": shape.length, "K": shape.chunks, "AHEAD": shape.ahead, "ALIGNED": aligned,
                  "MEDIANS": o.medians, "PACKED": (arch >= 90) * (2 if shape.rows == 1 and o.dtype != "float32" else 1), "N_BINS": bins,
                  "PEAKS": table if shape.shared and arch >= 90 else "", "STAGE": table if shape.staged and aligned and arch >= 80 else "",
-                 "TWICE": twice}  # fmt: skip
+                 "TWICE": shape_for(o, arch).twice}  # fmt: skip
     parts = {
         "read": (read_kernel, {**tiles, **reads}, shape.warps) if shape else (slow_kernel, reads, 4),
         "fold": (fold_kernel, {**common, **folds, "MAX_TOPK": lists["MAX_TOPK"]}, 4),
@@ -127,7 +126,7 @@ class Plan:
 
     def __init__(self, o: Options, device: int | None, aligned: bool, masked: bool, named: bool):
         arch, n_sms = _device(device)
-        shape = shape_for(o, aligned and looked_at_twice(o, arch))
+        shape = shape_for(o, arch, aligned)
         launches = {name: launcher(kernel, device) for name, kernel in kernels(o, arch, aligned, masked, named).items()}
         self.read, self.fold, self.list, self.order = launches.values()
         self.n_programs = min((shape.programs if shape else 4) * n_sms, B.MAX_PROGRAMS - B.N_FOLDING)

@@ -70,9 +70,8 @@ def read_kernel(
     slots = book_ptr + B.SLOTS
     # Records of the state, which nobody changes meanwhile, and this program's own. Not those of other programs: each
     # thread loads for itself, so one that others change may differ between threads, and they would part at a branch.
-    ratio_bar = _number(book_ptr, B.RATIO_MAX) + tl.zeros([R], tl.float32)
-    # A median of at most this share of m_t makes r_t that large; a little more, since quotients and products are rounded.
-    share_of_bar, share_of_ratio = tl.div_rn(1.00001, ratio_bar), tl.div_rn(1.00001, t_ratio + tl.zeros([R], tl.float32))
+    share_of_bar = _share(_number(book_ptr, B.RATIO_MAX) + tl.zeros([R], tl.float32))
+    share_of_ratio = _share(t_ratio + tl.zeros([R], tl.float32))
     peak_bar = _number(book_ptr, B.PEAK_ABSMAX).to(tl.int32, bitcast=True)
     tie_bar = tl.load(B.field(book_ptr, B.ABSMAX, tl.int32)) + tl.zeros([R], tl.int32)
     best_key = tl.zeros([R], tl.int64)
@@ -235,8 +234,7 @@ def read_kernel(
                 tie_bar = tl.where(ties, bits, tie_bar)
             if not MEDIANS:
                 ratio = tl.where(needs, tl.div_rn(m, median), 0.0)
-                ratio_bar = tl.maximum(ratio_bar, ratio)
-                share_of_bar = tl.div_rn(1.00001, ratio_bar)
+                share_of_bar = tl.minimum(share_of_bar, _share(ratio))
                 best_key = tl.maximum(best_key, tl.where(needs, key, 0))
         # In a tensor of zeros every element ties.
         n_tied += tl.where(ties & (top == 0), d, 0)
@@ -277,6 +275,12 @@ def _number(book_ptr, NAME: tl.constexpr):
     """A record of the state, 0 if there is none."""
     record = tl.load(B.field(book_ptr, NAME, tl.float32))
     return tl.where(record == record, record, 0.0)
+
+
+@triton.jit
+def _share(ratio):
+    """Of m_t what a median must not exceed if r_t is to be this ratio; a little more, since all of it is rounded."""
+    return tl.div_rn(1.00001, ratio)
 
 
 @triton.jit

@@ -81,15 +81,14 @@ COUNTS = (  # a table of 32 KiB for each program: several warps share one
 MAX_WORDS = COUNTS[-1].words
 
 
-def looked_at_twice(o: Options, arch: int) -> bool:
-    """Whether aligned rows of these options are, where a table has a shape for it. The other rows' sums are added alike."""
-    return arch >= 90 and o.dtype != "float32" and not o.medians and bool((shape := shape_for(o, True)) and shape.twice)
-
-
-def shape_for(o: Options, twice: bool = False) -> Shape | None:
-    """The shape for rows of these options; None: they are too wide for registers. `twice`: rows may be looked at twice."""
+def shape_for(o: Options, arch: int, aligned: bool = True) -> Shape | None:
+    """The shape for rows of these options; None: they are too wide for registers. arch: of an NVIDIA GPU, else 0."""
     words = o.d if o.dtype == "float32" else -(-o.d // 2)
+    looks = aligned and arch >= 90 and o.dtype != "float32" and not o.medians
     for row in COUNTS if o.counts else INT8 if o.int8_per_token else MEDIANS if o.medians else LEAN:
-        if words <= row.words and twice >= row.twice:
-            return Shape(row.rows, row.length, -(-words // row.length), *row[3:])
+        if words <= row.words and looks >= row.twice:
+            rows, programs = row.rows, row.programs
+            if not aligned:  # a word is two loads, which want registers, and a lane has words of four times as many rows
+                rows, programs = max(1, rows // 4), min(programs, max(8, -(-row.warps * programs // 6) * 4) // row.warps)
+            return Shape(rows, row.length, -(-words // row.length), row.warps, programs, *row[5:])
     return None

@@ -150,9 +150,12 @@ def load_words(x_ptr, offset, on, n_words, d, KIND: tl.constexpr, ALIGNED: tl.co
             word = tl.load(x_ptr.to(tl.pointer_type(tl.int32)) + at, mask=inside, other=0)
         else:
             feature = 2 * (k * L + place)
+            low_inside, high_inside = on[:, None] & (place >= 0), on[:, None] & (place >= 0)
+            if k == K - 1:
+                low_inside, high_inside = low_inside & (feature < d), high_inside & (feature + 1 < d)
             halves = x_ptr.to(tl.pointer_type(tl.int16)) + (offset[:, None] + feature)
-            low = tl.load(halves, mask=on[:, None] & (feature < d), other=0).to(tl.int32) & 0xFFFF
-            word = low | (tl.load(halves + 1, mask=on[:, None] & (feature + 1 < d), other=0).to(tl.int32) << 16)
+            low = tl.load(halves, mask=low_inside, other=0).to(tl.int32) & 0xFFFF
+            word = low | (tl.load(halves + 1, mask=high_inside, other=0).to(tl.int32) << 16)
         words = words + (word,)
     return words
 

@@ -17,17 +17,23 @@ from maxact_kernels.fields import Options  # noqa: E402
 from maxact_kernels.triton_launch import kernels  # noqa: E402
 
 LEAN = {"counts": False, "medians": False}
+INT8 = LEAN | {"int8_per_token": True}
 EVERYTHING = {"topk": 7, "n_samples": 3, "int8_per_token": True}
 CASES = [  # ptxas takes 1 to 10 s for one: the tables' rows at widths that models have, each option class
     (64, "bfloat16", LEAN),
     (128, "bfloat16", {}),
     (1024, "bfloat16", LEAN),
     (4096, "bfloat16", LEAN),
-    (4096, "bfloat16", LEAN | {"int8_per_token": True}),
+    (4096, "bfloat16", INT8),
+    (5120, "bfloat16", INT8),
+    (5119, "bfloat16", INT8),  # rows that are not aligned
+    (4095, "bfloat16", LEAN),
+    (4095, "float16", {"counts": False}),
     (4096, "bfloat16", {"counts": False}),
     (4096, "bfloat16", {}),
     (5120, "bfloat16", LEAN),
     (18944, "bfloat16", LEAN),
+    (36864, "bfloat16", {}),
     (257, "float16", EVERYTHING),
     (1024, "float32", LEAN),
 ]
