@@ -39,8 +39,6 @@ _BEGIN_BF16, _BEGIN_FP16, _BEGIN_FP32 = (_asm(kind, False, True) for kind in _UN
 _BEGIN_LIFT_BF16, _BEGIN_LIFT_FP32 = _asm("bf16", True, True), _asm("fp32", True, True)
 
 
-
-
 def _store() -> str:
     """Lanes sum five numbers in float64, of which $4 to $23 have four parts a lane. The first exchange leaves two sums of four
     to each half of a warp, the second one to each quarter, and each quarter stores its own. Of square, err^2 and |err| a
@@ -110,16 +108,15 @@ def int8_sums(words, parts, m, FOURS: tl.constexpr, KIND: tl.constexpr, PACKED: 
         sums = _sums(words, inverse, lift, KIND != FP16, KIND, PACKED, R, L, K)
     else:
         sums = _sums(words, inverse, lift, False, KIND, PACKED, R, L, K)
-    magnitudes = parts_of_sum(words, KIND, PACKED, R, L, K)
     # Lanes add in float64, or the last bit would tell which of them had which words.
+    parts, magnitudes = parts.to(tl.float64), parts_of_sum(words, KIND, PACKED, R, L, K).to(tl.float64)
     if FOURS:
-        total, absolute = tl.reduce((parts.to(tl.float64), magnitudes.to(tl.float64)), 1, add_two)
+        total, absolute = tl.reduce((parts, magnitudes), 1, add_two)
         square, error_square, error_total = tl.reduce(
             (_by_fours(sums[0], R, L), _by_fours(sums[1], R, L), _by_fours(sums[2], R, L)), 1, add_three)  # fmt: skip
     else:
         total, absolute, square, error_square, error_total = tl.reduce(
-            (parts.to(tl.float64), magnitudes.to(tl.float64), sums[0].to(tl.float64), sums[1].to(tl.float64), sums[2].to(tl.float64)),
-            1, add_five)  # fmt: skip
+            (parts, magnitudes, sums[0].to(tl.float64), sums[1].to(tl.float64), sums[2].to(tl.float64)), 1, add_five)  # fmt: skip
     return total, square, absolute, error_square, error_total
 
 
@@ -153,7 +150,7 @@ def in_units(sums, m):
 def _sums(words, inverse, lift, LIFTED: tl.constexpr, KIND: tl.constexpr, PACKED: tl.constexpr, R: tl.constexpr,
           L: tl.constexpr, K: tl.constexpr):  # fmt: skip
     """u = y * (127 / m) for y = x * lift, err = u - round(u), which a fused product rounds once: of y^2, err^2 and |err|
-    chains of 8 float32 (float32 elements: 4), then of K / 4: 15 additions at most for K <= 36."""
+    chains of 8 float32 (float32 elements: 4), then of K / 4: 13 additions at most for K <= 20, 15 with those of neighbours."""
     N: tl.constexpr = K - (K - 1) // 4 * 4  # words of the last chain, which comes first
     zero = tl.zeros([R, L], tl.float32)
     square, error_square, error_total = zero, zero, zero

@@ -55,7 +55,7 @@ def _look_for_most(most, cells, at, b0, b1, KIND: tl.constexpr, L: tl.constexpr,
 
 
 @triton.jit
-def second_look(staged, peaks, source, next_on, key, inverse, lift, n_words, d, LIFTED: tl.constexpr,
+def second_look(staged, peaks, source, next_on, key, inverse, lift, n_words, LIFTED: tl.constexpr,
                 KIND: tl.constexpr, L: tl.constexpr, K: tl.constexpr):  # fmt: skip
     """The smallest magnitude [1], how many are at most `key` [1], and parts of the sums of y^2, |x|, err^2 and |err|
     (triton_int8.py). [1, L] each. It raises the features' maxima, and asks for the next tile from `source` [1, L] on."""

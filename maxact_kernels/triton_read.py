@@ -66,7 +66,8 @@ def read_kernel(
     pads, rank = N_SLOTS - d, N_SLOTS - d + (d - 1) // 2 + 1
     tops = B.column(rows_ptr, capacity, B.TOP, tl.int32)
     medians = B.column(rows_ptr, capacity, B.MEDIAN, tl.int32)
-    sums, int8_column = B.column(rows_ptr, capacity, B.ROW_SUM, tl.float64), B.column(rows_ptr, capacity, B.INT8, tl.float64)
+    sums = B.column(rows_ptr, capacity, B.ROW_SUM, tl.float64)
+    int8_column = B.column(rows_ptr, capacity, B.INT8, tl.float64)
     slots = book_ptr + B.SLOTS
     # Records of the state, which nobody changes meanwhile, and this program's own. Not those of other programs: each
     # thread loads for itself, so one that others change may differ between threads, and they would part at a branch.
@@ -162,10 +163,10 @@ def read_kernel(
             source = x_ptr.to(tl.int64) + (there * 16)[:, None] + 4 * tl.arange(0, L)[None, :]
             if is_lifted(m, lift, KIND):
                 least, reached, square, absolute, error_square, error_total = second_look(
-                    staged, lane_words, source, next_on, reach_key, inverse, lift, n_words, d, KIND != FP16, KIND, L, K)
+                    staged, lane_words, source, next_on, reach_key, inverse, lift, n_words, KIND != FP16, KIND, L, K)
             else:
                 least, reached, square, absolute, error_square, error_total = second_look(
-                    staged, lane_words, source, next_on, reach_key, inverse, lift, n_words, d, False, KIND, L, K)
+                    staged, lane_words, source, next_on, reach_key, inverse, lift, n_words, False, KIND, L, K)
         else:
             least = smallest(words, n_words, d, KIND, PACKED, R, L, K)
         least = tl.where(on, least, 0x7FFFFFFF)

@@ -63,8 +63,8 @@ INT8 = (  # counts=False, int8_per_token=True
     Row(64, 8, 64, 1, 8, shared=True),  # -
     Row(512, 1, 128, 1, 16, shared=True, staged=True),  # 64 % at 1024
     Row(1024, 1, 128, 1, 12, shared=True, staged=True),  # 81 % at 2048; 74 % looked at twice, 4 % less with 8 programs
-    Row(2048, 1, 128, 1, 12, shared=True, staged=True, twice=True),  # 89 % at 4096, 80 % at 2880
-    Row(2560, 1, 128, 1, 10, shared=True, staged=True, twice=True),  # 88 % at 5120; 3 % less with 8, more find no room
+    Row(2048, 1, 128, 1, 12, shared=True, staged=True, twice=True),  # 90 % at 4096, 86 % at 2880
+    Row(2560, 1, 128, 1, 10, shared=True, staged=True, twice=True),  # 90 % at 5120; 3 % less with 8, more find no room
     Row(2560, 1, 128, 1, 8, shared=True, staged=True),  # 86 % at 4096 and 5120; 3 and 1 % less with 12 programs
     *LEAN[-3:],  # 81 % at 8192
 )
@@ -88,7 +88,7 @@ def shape_for(o: Options, arch: int, aligned: bool = True) -> Shape | None:
     for row in COUNTS if o.counts else INT8 if o.int8_per_token else MEDIANS if o.medians else LEAN:
         if words <= row.words and looks >= row.twice:
             rows, programs = row.rows, row.programs
-            if not aligned:  # a word is two loads, which want registers, and a lane has words of four times as many rows
-                rows, programs = max(1, rows // 4), min(programs, max(8, -(-row.warps * programs // 6) * 4) // row.warps)
+            if not aligned:  # a word is two loads, which want registers, and a lane has words of more rows
+                rows, programs = min(rows, 8), min(programs, max(8, -(-row.warps * programs // 6) * 4) // row.warps)
             return Shape(rows, row.length, -(-words // row.length), row.warps, programs, *row[5:])
     return None

@@ -93,9 +93,9 @@ def assert_identical(state: ProbeState, expected: ProbeState, besides: tuple[str
 def assert_agrees(state: ProbeState, expected: ProbeState, x: torch.Tensor) -> None:
     """Every field has the same bits, and the sums of rounded rows are within their bounds. `x`: all that was seen."""
     assert_identical(state, expected, besides=FLOAT_SUMS)
-    # sum: float32 lanes of 16 additions, the first of them to 0, are off by 15 U sum|x|, and so are matrix units, which cut
-    # four times, 2 U each; the row's total is rounded to 24 bits here and in the reference, U sum|x| each. (1 + 2^-10)
-    # covers products of these.
+    # sum: float32 lanes of 16 additions, the first of them to 0, are off by 15 U sum|x|; matrix units by less, which cut five
+    # times, 2 U each, before two additions; the row's total is rounded to 24 bits here and in the reference, U sum|x| each.
+    # (1 + 2^-10) covers products of these.
     finite = x[x.isfinite()].double()
     assert abs(value(state, "sum") - value(expected, "sum")) <= 17 * U * (1 + 2**-10) * finite.abs().sum().item()
     if state.options.int8_per_token:

@@ -68,3 +68,4 @@ def test_no_kernel_spills_or_wants_more_shared_memory_than_a_launch_has_unasked(
 def test_every_kernel_compiles_for_other_gpus(target, arch):
     compiled(64, "bfloat16", EVERYTHING, target, arch, masked=True, named=True)
     compiled(1024, "bfloat16", LEAN, target, arch)
+    compiled(4096, "bfloat16", INT8, target, arch)
