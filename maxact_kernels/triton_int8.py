@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .triton_words import FP16, FP32, add_five, add_three, add_two, high_value, low_value, parts_of_sum
+from .triton_words import FP16, FP32, add_five, high_value, low_value, parts_of_sum
 
 _ROUND = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding it leaves a rounded integer, ties to even
 
@@ -41,8 +41,8 @@ _BEGIN_LIFT_BF16, _BEGIN_LIFT_FP32 = _asm("bf16", True, True), _asm("fp32", True
 
 def _store() -> str:
     """Lanes sum five numbers in float64, of which $4 to $23 have four parts a lane. The first exchange leaves two sums of four
-    to each half of a warp, the second one to each quarter, and each quarter stores its own. Of square, err^2 and |err| a
-    lane's parts are of neighbours in the row, which float32 may add; of |x| and x matrix units had them."""
+    to each half of a warp, the second one to each quarter, and each quarter stores its own. Of y^2, err^2 and |err| float32
+    adds a lane's four parts, two additions after 13; of |x| and x, which matrix units cut, float64."""
     text = (
         "{.reg .f32 p, q; .reg .f64 v0, v1, v2, v3, v4, t, s0, s1; .reg .b32 lane, x, y; .reg .b64 at; "
         ".reg .pred upper, odd, own, first; "
@@ -96,35 +96,22 @@ def is_lifted(m, lift, KIND: tl.constexpr):
 
 
 @triton.jit
-def int8_sums(words, parts, m, FOURS: tl.constexpr, KIND: tl.constexpr, PACKED: tl.constexpr, R: tl.constexpr,
-              L: tl.constexpr, K: tl.constexpr):  # fmt: skip
+def int8_sums(words, parts, m, KIND: tl.constexpr, PACKED: tl.constexpr, R: tl.constexpr, L: tl.constexpr,
+              K: tl.constexpr):  # fmt: skip
     """Of magnitudes the sum that `parts` [R, L] are parts of, then those of y^2, |x|, err^2 and |err| of each row, for
-    y = x * lift_of(m) and errors in steps of the scale; all exchanged at once. 5 of [R] float64
-
-    FOURS: those of neighbours are added as store_sums adds them, so that rows have one sum wherever they lie."""
+    y = x * lift_of(m) and errors in steps of the scale; all exchanged at once. 5 of [R] float64"""
     lift = lift_of(m)
     inverse = inverse_of(m, lift)
     if is_lifted(m, lift, KIND):
         sums = _sums(words, inverse, lift, KIND != FP16, KIND, PACKED, R, L, K)
     else:
         sums = _sums(words, inverse, lift, False, KIND, PACKED, R, L, K)
+    magnitudes = parts_of_sum(words, KIND, PACKED, R, L, K)
     # Lanes add in float64, or the last bit would tell which of them had which words.
-    parts, magnitudes = parts.to(tl.float64), parts_of_sum(words, KIND, PACKED, R, L, K).to(tl.float64)
-    if FOURS:
-        total, absolute = tl.reduce((parts, magnitudes), 1, add_two)
-        square, error_square, error_total = tl.reduce(
-            (_by_fours(sums[0], R, L), _by_fours(sums[1], R, L), _by_fours(sums[2], R, L)), 1, add_three)  # fmt: skip
-    else:
-        total, absolute, square, error_square, error_total = tl.reduce(
-            (parts, magnitudes, sums[0].to(tl.float64), sums[1].to(tl.float64), sums[2].to(tl.float64)), 1, add_five)  # fmt: skip
+    total, absolute, square, error_square, error_total = tl.reduce(
+        (parts.to(tl.float64), magnitudes.to(tl.float64), sums[0].to(tl.float64), sums[1].to(tl.float64), sums[2].to(tl.float64)),
+        1, add_five)  # fmt: skip
     return total, square, absolute, error_square, error_total
-
-
-@triton.jit
-def _by_fours(x, R: tl.constexpr, L: tl.constexpr):
-    first, second = tl.split(tl.reshape(x, [R, L // 2, 2]))
-    first, second = tl.split(tl.reshape(first + second, [R, L // 4, 2]))
-    return (first + second).to(tl.float64)
 
 
 @triton.jit
@@ -150,27 +137,26 @@ def in_units(sums, m):
 def _sums(words, inverse, lift, LIFTED: tl.constexpr, KIND: tl.constexpr, PACKED: tl.constexpr, R: tl.constexpr,
           L: tl.constexpr, K: tl.constexpr):  # fmt: skip
     """u = y * (127 / m) for y = x * lift, err = u - round(u), which a fused product rounds once: of y^2, err^2 and |err|
-    chains of 8 float32 (float32 elements: 4), then of K / 4: 13 additions at most for K <= 20, 15 with those of neighbours."""
-    N: tl.constexpr = K - (K - 1) // 4 * 4  # words of the last chain, which comes first
+    chains of 8 float32 (float32 elements: 4), then of K / 4: 13 additions at most for K <= 20."""
     zero = tl.zeros([R, L], tl.float32)
     square, error_square, error_total = zero, zero, zero
     part = (zero, zero, zero)
-    for j in tl.static_range(K):
-        word = words[K - N + j if j < N else j - N]
+    for k in tl.static_range(K):
         if PACKED:
-            part = add_word(part, word, inverse, lift, (j - N) % 4 == 0 or j == 0, LIFTED, KIND)
+            part = add_word(part, words[k], inverse, lift, k % 4 == 0, LIFTED, KIND)
         else:
-            if (j - N) % 4 == 0:
+            if k % 4 == 0:
                 part = (zero, zero, zero)
-            part = _add_element(low_value(word, KIND), inverse, lift, part, LIFTED)
+            part = _add_element(low_value(words[k], KIND), inverse, lift, part, LIFTED)
             if KIND != FP32:
-                part = _add_element(high_value(word, KIND), inverse, lift, part, LIFTED)
-        if j == N - 1:
-            square, error_square, error_total = part
-        elif (j - N) % 4 == 3:
-            square += part[0]
-            error_square += part[1]
-            error_total += part[2]
+                part = _add_element(high_value(words[k], KIND), inverse, lift, part, LIFTED)
+        if k % 4 == 3 or k == K - 1:
+            if k < 4:
+                square, error_square, error_total = part
+            else:
+                square += part[0]
+                error_square += part[1]
+                error_total += part[2]
     return square, error_square, error_total
 
 

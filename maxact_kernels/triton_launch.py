@@ -79,7 +79,7 @@ def kernels(o: Options, arch: int, aligned: bool, masked: bool, named: bool) -> 
         tiles = {"R": shape.rows, "L": shape.length, "K": shape.chunks, "AHEAD": shape.ahead, "ALIGNED": aligned,
                  "MEDIANS": o.medians, "PACKED": (arch >= 90) * (2 if shape.rows == 1 and o.dtype != "float32" else 1), "N_BINS": bins,
                  "PEAKS": table if shape.shared and arch >= 90 else "", "STAGE": table if shape.staged and aligned and arch >= 80 else "",
-                 "TWICE": shape_for(o, arch).twice}  # fmt: skip
+                 "TWICE": shape.twice}  # fmt: skip
     parts = {
         "read": (read_kernel, {**tiles, **reads}, shape.warps) if shape else (slow_kernel, reads, 4),
         "fold": (fold_kernel, {**common, **folds, "MAX_TOPK": lists["MAX_TOPK"]}, 4),

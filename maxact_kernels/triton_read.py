@@ -52,7 +52,7 @@ def read_kernel(
     A median is looked for where the token can set a record or be massive: r_t >= R iff at least (d - 1) // 2 + 1
     elements are at most m_t / R, one count. `MEDIANS`: of every row. `AHEAD`: the next tile is loaded before this one is
     looked at. `PEAKS`: what opens a table of the features' maxima (triton_peaks.py),
-    `STAGE`: a place for the next tile (triton_stage.py). `TWICE`: tiles are looked at twice there, if rows are aligned.
+    `STAGE`: a place for the next tile (triton_stage.py). `TWICE`: they are looked at twice there (triton_looks.py).
     """
     B.let_the_next_begin(LEADS)
     PER_WORD: tl.constexpr = 1 if KIND == FP32 else 2
@@ -61,7 +61,6 @@ def read_kernel(
     ODD: tl.constexpr = 0x7C00 if KIND == FP16 else (227 << 7) if KIND == BF16 else (227 << 23)
     book_ptr = book_ptr.to(tl.pointer_type(tl.int64))  # the interpreter passes addresses
     pid, n_programs = tl.program_id(0), tl.num_programs(0)
-    LOOKS: tl.constexpr = TWICE and ALIGNED
     n_words, n_tiles = (d + PER_WORD - 1) // PER_WORD, (n_rows + R - 1) // R
     pads, rank = N_SLOTS - d, N_SLOTS - d + (d - 1) // 2 + 1
     tops = B.column(rows_ptr, capacity, B.TOP, tl.int32)
@@ -118,7 +117,7 @@ def read_kernel(
             there = B.row_offset(next_row, n_rows, inner, inner_stride, outer_stride)
             if AHEAD:
                 next_words = load_words(x_ptr, there, next_on, n_words, d, KIND, ALIGNED, R, L, K)
-            elif LOOKS:
+            elif TWICE:
                 await_tile()
             else:
                 words = take_tile(staged, R, L, K)
@@ -130,7 +129,7 @@ def read_kernel(
         id = tl.load(ids_ptr.to(tl.pointer_type(tl.int64)) + row, mask=on, other=0) if NAMED else row
         slot = tl.load(slots + slot_of_row)
 
-        if LOOKS:
+        if TWICE:
             top, parts = first_look(staged, n_words, KIND, L, K)
         else:
             top, parts = largest_magnitude(words, KIND, PACKED, R, L, K), parts_of_sum(words, KIND, PACKED, R, L, K)
@@ -138,7 +137,7 @@ def read_kernel(
         odd = on & (top >= ODD)
         if any_of(odd):
             tl.store(tops + row, B.SLOW, mask=odd)
-            if LOOKS:
+            if TWICE:
                 clear_tile(staged, R, L, K)
             else:
                 even = ()
@@ -157,7 +156,7 @@ def read_kernel(
         key = B.row_key(bits, row, id, NAMED)
         share = tl.where(m > t_abs, tl.maximum(share_of_bar, share_of_ratio), share_of_bar)
         reach_key = tl.minimum(floor_key(tl.where(m > 0, m * share, 0.0), KIND), top)
-        if LOOKS:
+        if TWICE:
             lift = lift_of(m)
             inverse = inverse_of(m, lift)
             source = x_ptr.to(tl.int64) + (there * 16)[:, None] + 4 * tl.arange(0, L)[None, :]
@@ -173,7 +172,7 @@ def read_kernel(
         from_least = tl.maximum(from_least, 0x7FFFFFFF - least)
         zeros = tl.zeros([R], tl.int32)
         if any_of(least == 0):
-            if LOOKS:
+            if TWICE:
                 words = without_signs(load_words(x_ptr, here, on, n_words, d, KIND, ALIGNED, R, L, K), KIND, K)
             zeros = at_most(words, tl.zeros([R], tl.int32), KIND, PACKED, R, L, K) - pads
             zeros = tl.where(on, zeros, 0)
@@ -184,14 +183,14 @@ def read_kernel(
             for k in tl.static_range(K):
                 raised = raised + (largest_unsigned(peaks[k], words[k], KIND, PACKED),)
             peaks = raised
-        elif not LOOKS:
+        elif not TWICE:
             raise_peaks(lane_words, words, KIND, ALIGNED, R, L, K)
         if COUNTS:
             count_words(words, table, top, least, zeros, pads, book_ptr, KIND, PACKED, R, L, K, N_BINS)
-        if LOOKS:
+        if TWICE:
             store_sums(parts, square, absolute, error_square, error_total, sums + row, int8_column + row, capacity)
         elif INT8:
-            sums_of_row = int8_sums(words, parts, m, TWICE, KIND, PACKED, R, L, K)
+            sums_of_row = int8_sums(words, parts, m, KIND, PACKED, R, L, K)
             tl.store(sums + row, sums_of_row[0], mask=row < n_rows)
             for i in tl.static_range(4):
                 tl.store(int8_column + i * capacity + row, sums_of_row[i + 1], mask=row < n_rows)
@@ -200,7 +199,7 @@ def read_kernel(
         if MEDIANS:
             needs = on
         else:
-            if not LOOKS:
+            if not TWICE:
                 reached = at_most(words, reach_key, KIND, PACKED, R, L, K)
             needs = on & (top > 0) & ((reached >= rank) | ((bits >= peak_bar) & (key >= best_key)))
         ties = on & (bits >= tie_bar)

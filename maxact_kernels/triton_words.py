@@ -184,21 +184,19 @@ def count_up(cells, word, both, b0, b1, KIND: tl.constexpr):
 
 @triton.jit
 def _by_matrix_units(words, both, COUNTED: tl.constexpr, KIND: tl.constexpr, R: tl.constexpr, L: tl.constexpr, K: tl.constexpr):
-    """Parts of a row's sum or, COUNTED, of how many magnitudes are at most those of `both`. The last words, four or fewer, are
-    the first, as triton_looks.py has them. [R, L] float32"""
+    """Parts of a row's sum or, COUNTED, of how many magnitudes are at most those of `both`. [R, L] float32"""
     b0, b1 = picks(KIND)
     zero = tl.zeros([R, L], tl.float32)
     cells = (zero, zero, zero, zero)  # four chains side by side: an instruction takes 30 cycles
-    LAST: tl.constexpr = (K - 1) // 4 * 4
     for k in tl.static_range(0, K, 4):
         longer = ()
         for i in tl.static_range(4):
-            if k == 0 and LAST + i >= K:
+            if k + i >= K:
                 longer = longer + (cells[i],)
             elif COUNTED:
-                longer = longer + (count_up(cells[i], words[LAST + i if k == 0 else k - 4 + i], both, b0, b1, KIND),)
+                longer = longer + (count_up(cells[i], words[k + i], both, b0, b1, KIND),)
             else:
-                longer = longer + (add_up(cells[i], words[LAST + i if k == 0 else k - 4 + i], b0, b1, KIND),)
+                longer = longer + (add_up(cells[i], words[k + i], b0, b1, KIND),)
         cells = longer
     return (cells[0] + cells[1]) + (cells[2] + cells[3])
 
@@ -277,16 +275,6 @@ def parts_of_sum(words, KIND: tl.constexpr, PACKED: tl.constexpr, R: tl.constexp
             if k % 4 == 3 or k == K - 1:
                 whole += chain
     return whole
-
-
-@triton.jit
-def add_two(a, b, c, d):
-    return a + c, b + d
-
-
-@triton.jit
-def add_three(a, b, c, d, e, f):
-    return a + d, b + e, c + f
 
 
 @triton.jit
