@@ -188,15 +188,15 @@ def test_errors_of_a_probe_pass_through_compiled_code(plain):
 def test_what_the_compiler_is_told_of_hooks_is_taken_back(monkeypatch):
     config = torch._dynamo.config
     monkeypatch.setattr(HookGuards, "_n_there", 0)  # whatever probes other tests have left
-    monkeypatch.setattr(config, "skip_nnmodule_hook_guards", True)
-    with attach(llama()):
+    with config.patch(skip_nnmodule_hook_guards=True):  # monkeypatch would delete it
         with attach(llama()):
+            with attach(llama()):
+                assert not config.skip_nnmodule_hook_guards
             assert not config.skip_nnmodule_hook_guards
-        assert not config.skip_nnmodule_hook_guards
-    assert config.skip_nnmodule_hook_guards
-    with pytest.raises(ValueError), attach(llama(), topk=0):
-        pass
-    assert config.skip_nnmodule_hook_guards
+        assert config.skip_nnmodule_hook_guards
+        with pytest.raises(ValueError), attach(llama(), topk=0):
+            pass
+        assert config.skip_nnmodule_hook_guards
 
 
 @pytest.mark.gpu
