@@ -49,8 +49,9 @@ __device__ __forceinline__ uint32_t told(const WalkT& walk) {
 
 // T: of elements. P: pieces of 16 bytes of a row that a lane holds. R, kSide: cuda_lanes.cuh. kWarps: of a block.
 // kVectors: rows begin at multiples of 16 bytes and end there too. kTeam: whether several warps may share rows. kAll: what
-// is asked for is the table of counts, the medians of all tokens, and not int8_per_token; otherwise the launch says what.
-template <class T, int P, int R, int kSide, int kWarps, bool kVectors, bool kTeam, bool kAll>
+// is asked for is the table of counts and the medians of all tokens, where kInt8 int8_per_token too; otherwise the launch says
+// what.
+template <class T, int P, int R, int kSide, int kWarps, bool kVectors, bool kTeam, bool kAll, bool kInt8>
 __device__ __forceinline__ void probe(const Launch& a) {
   using Bits = typename T::Bits;
   using L = Lanes<R, kSide>;
@@ -123,6 +124,8 @@ __device__ __forceinline__ void probe(const Launch& a) {
       uint32_t most_positive = 0, most_negative = 0;
       if (__any_sync(kWarp, on && top > min(positive, negative))) tile.ends(on, most_positive, most_negative);
       tile.drop_signs(on);
+      constexpr bool kCells = kInt8 && TileT::kFew && k16;  // matrix units sum |x|
+      const float absolute = kCells ? tile.sum() : 0;
       if (__any_sync(kWarp, (seeks && on) || most_positive > positive || most_negative > negative)) {
         positive = max(positive, __reduce_max_sync(kWarp, most_positive));
         negative = max(negative, __reduce_max_sync(kWarp, most_negative));
@@ -242,8 +245,8 @@ __device__ __forceinline__ void probe(const Launch& a) {
         if (!needs) median = kUnneeded;
       }
 
-      if constexpr (!kAll)
-        if (a.f.int8_square_sum) add_int8<T>(a, tile, team, top, on);
+      if constexpr (!kAll || kInt8)
+        if (kInt8 || a.f.int8_square_sum) add_int8<T, kCells>(a, tile, team, top, on, absolute);
       if (L::first()) store_shared(facts + (n_facts + L::row()) * 16, make_uint4(row, top, is_slow ? kSlow : median, 0));
       n_facts += L::kRows;
     } while (more && n_facts + L::kRows <= 32);
@@ -263,13 +266,13 @@ __device__ __forceinline__ void probe(const Launch& a) {
 
 // Machine code of a kernel is made for the GPUs that the launcher picks it on; for others it is empty, so that four targets
 // compile in the time of two.
-template <class T, int P, int R, int kSide, int kWarps, bool kVectors, bool kTeam, bool kAll>
+template <class T, int P, int R, int kSide, int kWarps, bool kVectors, bool kTeam, bool kAll, bool kInt8>
 __global__ void __launch_bounds__(kWarps * 32, 1) probe_kernel(const __grid_constant__ Launch a) {
 #ifdef __CUDA_ARCH__
   if constexpr (!runs_on(__CUDA_ARCH__ / 10, P, kAll)) return;
   else
 #endif
-  probe<T, P, R, kSide, kWarps, kVectors, kTeam, kAll>(a);
+  probe<T, P, R, kSide, kWarps, kVectors, kTeam, kAll, kInt8>(a);
 }
 
 // Rows too wide for any tile: a warp takes one at a time.

@@ -10,19 +10,20 @@ namespace maxact::cuda {
 template <class T>
 std::vector<Kernel> kernels(bool vectors);
 
-template <class T, int P, int R, int kSide, int kWarps, bool kVectors, bool kTeam, bool kAll>
+template <class T, int P, int R, int kSide, int kWarps, bool kVectors, bool kTeam, bool kAll, bool kInt8 = false>
 Kernel kernel() {
   constexpr int kSums = Tile<T, P, R, kSide, kWarps, kVectors>::kSums;
-  return {reinterpret_cast<const void*>(&probe_kernel<T, P, R, kSide, kWarps, kVectors, kTeam, kAll>), P, R, kSide, kWarps,
-          kSums, kStagesOf<T, P, R, kWarps, kSums, kVectors && kAll>, kTeam, kAll};
+  return {reinterpret_cast<const void*>(&probe_kernel<T, P, R, kSide, kWarps, kVectors, kTeam, kAll, kInt8>), P, R, kSide, kWarps,
+          kSums, kStagesOf<T, P, R, kWarps, kSums, kVectors && kAll>, kTeam, kAll, kInt8};
 }
 
 // Widths of a lane: 16 bytes (several rows side by side where they are short) to 320; beyond, teams of warps. A tile is one
 // row or as many as 32 registers hold; 16 warps a block where rows and features' maxima leave room for that, else 12 or 8.
-// A kernel is two seconds of compilation a target, so widths between others have one for bfloat16 and all statistics only.
+// A kernel is two seconds of compilation a target, so widths between others have one for bfloat16 and all statistics only, and
+// all statistics with int8_per_token for bfloat16 from 1,025 on.
 template <class T>
 std::vector<Kernel> list_kernels(bool vectors) {
-  const Kernel slow{reinterpret_cast<const void*>(&slow_kernel<T>), 0, 1, 1, kSlowWarps, 1, 1, false, false};
+  const Kernel slow{reinterpret_cast<const void*>(&slow_kernel<T>), 0, 1, 1, kSlowWarps, 1, 1, false, false, false};
 #ifdef TRIAL
   if (!vectors) return {slow};
   return {slow, TRIAL};
@@ -47,7 +48,9 @@ std::vector<Kernel> list_kernels(bool vectors) {
   if constexpr (std::is_same_v<T, BFloat16>)
     list.insert(list.end(), {kernel<T, 1, 8, 2, 16, true, false, true>(), kernel<T, 5, 2, 2, 16, true, false, true>(),
                              kernel<T, 2, 4, 1, 16, true, false, true>(), kernel<T, 6, 1, 1, 16, true, false, true>(),
-                             kernel<T, 12, 1, 1, 12, true, false, true>(), kernel<T, 12, 1, 1, 12, true, true, true>()});
+                             kernel<T, 12, 1, 1, 12, true, false, true>(), kernel<T, 12, 1, 1, 12, true, true, true>(),
+                             kernel<T, 8, 1, 1, 16, true, false, true, true>(), kernel<T, 16, 1, 1, 8, true, false, true, true>(),
+                             kernel<T, 20, 1, 1, 8, true, false, true, true>(), kernel<T, 16, 1, 1, 8, true, true, true, true>()});
   return list;
 #endif
 }

@@ -124,7 +124,7 @@ CudaProbe::CudaProbe(const Fields& fields, const Options& options, Dtype dtype, 
 CudaProbe::Plan CudaProbe::plan(bool vectors) const {
   const Options& o = launch_.o;
   const bool fp32 = dtype_ == Dtype::float32, counts = launch_.f.counts;
-  const bool all = vectors && counts && launch_.f.ratio_table && !launch_.f.int8_square_sum;
+  const bool all = vectors && counts && launch_.f.ratio_table, int8 = launch_.f.int8_square_sum;
   const int64_t per_piece = fp32 ? 4 : 8, row_pieces = (o.d + per_piece - 1) / per_piece;
   const uint32_t limit = dtype_ == Dtype::float16 ? kLimit<Float16> : kLimit<BFloat16>;
   Plan best{};
@@ -134,7 +134,7 @@ CudaProbe::Plan CudaProbe::plan(bool vectors) const {
     p.kernel = kernel, p.g.vectors = vectors, p.g.team = 1;
     if (kernel.pieces == 0 && !best.kernel.function) best = p;
     const int64_t lanes = 32 / std::max(kernel.side, 1);  // of a row
-    if (!kernel.pieces || (kernel.all && !all) || (kernel.pieces > 4 && shared_ < kLarge)) continue;
+    if (!kernel.pieces || (kernel.all && !(all && kernel.int8 == int8)) || (kernel.pieces > 4 && shared_ < kLarge)) continue;
     if (!runs_on(target_, kernel.pieces, kernel.all)) continue;
     for (int team = 1; team <= (kernel.team ? kernel.warps : 1); ++team) {
       if (team * lanes * kernel.pieces < row_pieces) continue;

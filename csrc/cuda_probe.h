@@ -82,13 +82,13 @@ constexpr int kSlowWarps = 8;
 
 // A kernel for rows of up to `pieces` times 16 bytes a lane, `side` of them side by side in a warp, `rows` in a tile.
 // No pieces: the slow kernel, for rows of any width. `team`: whether several warps may share rows. `all`: for all
-// statistics but int8_per_token, and for nothing else.
+// statistics, with int8_per_token where `int8`, else without, and for nothing else.
 struct Kernel {
   const void* function;
   int pieces, rows, side, warps;
   int sums;    // of a row that a warp leaves to be added
   int stages;  // tiles that each warp has on their way
-  bool team, all;
+  bool team, all, int8;
 };
 
 // Whether a kernel for rows of `pieces` exists in code for compute capability `target`. Kernels for all statistics need

@@ -150,35 +150,48 @@ struct Rows {
     }
   }
 
+  // A lane's part of the sum of pass p. 16 bits: column n of B picks elements 2n and 2n + 1, so each of D's 128 cells adds two
+  // numbers a step, and starts anew after kSteps, since matrix units cut where others round: kSteps * 2^-23 of the sum of |x|,
+  // and some 2^-24 for each addition of those.
+  template <int kSteps>
+  __device__ __forceinline__ float part_of_sum(int p) const {
+    float part[P];
+    if constexpr (k16) {
+      const int quad = lane_id() / 4, member = lane_id() % 4;
+      const uint32_t b0 = quad == member ? kOnes<T> : 0, b1 = quad == member + 4 ? kOnes<T> : 0;
+#pragma unroll
+      for (int group = 0; group < P; group += kSteps) {
+        float cells[4] = {};
+#pragma unroll
+        for (int c = group; c < group + kSteps && c < P; ++c)
+          mma<T>(cells, w[p][4 * c], w[p][4 * c + 1], w[p][4 * c + 2], w[p][4 * c + 3], b0, b1);
+        part[group / kSteps] = (cells[0] + cells[1]) + (cells[2] + cells[3]);
+      }
+      return tree<(P + kSteps - 1) / kSteps>(part);
+    } else {
+#pragma unroll
+      for (int c = 0; c < P; ++c)
+        part[c] = (bits_float(w[p][4 * c]) + bits_float(w[p][4 * c + 1])) + (bits_float(w[p][4 * c + 2]) + bits_float(w[p][4 * c + 3]));
+      return tree<P>(part);
+    }
+  }
+
+  // The sum of each row of few, at its keeper.
+  __device__ __forceinline__ float sum() const {
+    float v[R];
+#pragma unroll
+    for (int p = 0; p < R; ++p) v[p] = part_of_sum<3>(p);
+    return L::fold(v, Add());
+  }
+
   // Leaves the sums of the rows, or for few rows those of quads, at place `at` of `sums` and on: a tree of float32, which
-  // fold_facts continues. 16 bits: column n of B picks elements 2n and 2n + 1, so each of D's 128 cells adds two numbers a
-  // step, and starts anew after four. Matrix units cut where others round: at most 4 * 2^-23 + 8 * 2^-24 = 9.6e-7 of the
-  // sum of |x|.
+  // fold_facts continues. At most 4 * 2^-23 + 8 * 2^-24 = 9.6e-7 of the sum of |x| is lost.
   static constexpr int kSums = kFew ? 8 : 1;  // a row
   __device__ __forceinline__ void leave_sums(uint32_t sums, int at) const {
     float v[R];
     const int quad = lane_id() / 4, member = lane_id() % 4;
-    const uint32_t b0 = quad == member ? kOnes<T> : 0, b1 = quad == member + 4 ? kOnes<T> : 0;
 #pragma unroll
-    for (int p = 0; p < R; ++p) {
-      float part[P];
-      if constexpr (k16) {
-#pragma unroll
-        for (int group = 0; group < P; group += 4) {
-          float cells[4] = {};
-#pragma unroll
-          for (int c = group; c < group + 4 && c < P; ++c)
-            mma<T>(cells, w[p][4 * c], w[p][4 * c + 1], w[p][4 * c + 2], w[p][4 * c + 3], b0, b1);
-          part[group / 4] = (cells[0] + cells[1]) + (cells[2] + cells[3]);
-        }
-        v[p] = tree<(P + 3) / 4>(part);
-      } else {
-#pragma unroll
-        for (int c = 0; c < P; ++c)
-          part[c] = (bits_float(w[p][4 * c]) + bits_float(w[p][4 * c + 1])) + (bits_float(w[p][4 * c + 2]) + bits_float(w[p][4 * c + 3]));
-        v[p] = tree<P>(part);
-      }
-    }
+    for (int p = 0; p < R; ++p) v[p] = part_of_sum<4>(p);
     if constexpr (kFew) {
 #pragma unroll
       for (int p = 0; p < R; ++p) {
