@@ -46,7 +46,7 @@ LEAN = (  # counts=False, medians=False
     Row(64, 8, 64, 1, 12, shared=True),  # -; 23 % at 128 with 16 rows and maxima in registers
     Row(512, 1, 128, 1, 24, shared=True),  # 87 % at 1024; 7 % less with 2 rows
     Row(1024, 1, 128, 1, 16, shared=True),  # 89 % at 2048
-    Row(2560, 1, 256, 2, 8, shared=True),  # 92 % at 4096, 91 % at 5120; 2 % less with one warp and 12 programs
+    Row(2560, 1, 256, 2, 8, shared=True),  # 92 % at 4096 and 5120; 2 % less with one warp and 12 programs
     Row(5120, 1, 256, 2, 6, shared=True),  # 91 % at 8192
     Row(10240, 1, 512, 4, 3, shared=True),  # 86 % at 18944
     Row(18432, 1, 1024, 8, 1),  # 79 % at 36864
@@ -55,7 +55,7 @@ MEDIANS = (  # counts=False
     *LEAN[:2],
     Row(512, 2, 128, 1, 12, shared=True),  # 51 % at 1024; 48 % with one row and 16 programs
     Row(1024, 1, 128, 1, 16, shared=True),  # 70 % at 2048
-    Row(2560, 1, 128, 1, 12, shared=True),  # 86 % at 4096, 86 % at 5120
+    Row(2560, 1, 128, 1, 12, shared=True),  # 89 % at 4096, 88 % at 5120
     *LEAN[-3:],  # 77 % at 8192
 )
 INT8 = (  # counts=False, int8_per_token=True
@@ -73,12 +73,11 @@ COUNTS = (  # a table of 32 KiB for each program: several warps share one
     Row(64, 8, 64, 1, 6, shared=True),  # -; 3 % at 128 with 16 rows, medians by density
     Row(512, 2, 128, 1, 6),  # 29 % at 1024
     Row(1024, 1, 128, 1, 6, ahead=True),  # 39 % at 2048
-    Row(2560, 1, 256, 2, 6),  # 47 % at 4096, 50 % at 5120; 45 % with 4 rows and 4 warps
+    Row(2560, 1, 256, 2, 6),  # 49 % at 4096, 51 % at 5120; 45 % with 4 rows and 4 warps
     Row(5120, 1, 512, 4, 2, ahead=True),  # 40 % at 8192
     Row(10240, 1, 1024, 8, 1, ahead=True),  # 33 % at 18944
     Row(18432, 1, 1024, 8, 1),  # 33 % at 36864
 )
-MAX_WORDS = COUNTS[-1].words
 
 
 def shape_for(o: Options, arch: int, aligned: bool = True) -> Shape | None:
