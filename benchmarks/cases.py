@@ -58,7 +58,7 @@ GPU_CASES = [
         for data in ("zeros", "equal", "ascending", "descending", "one huge", "all massive", "normal", "1e-6 to 1e6")
     ),
 ]
-# The triton backend: the last width of each row of its table (maxact_kernels/triton_shapes.py).
+# The triton backend: the last width of each row of its table (maxact_kernels/triton_shapes.py), and one between.
 TRITON_CASES = [
     Case(name, _large(d), options=options, target=target if d in (4096, 5120) else None)
     for d in (4096, 5120, 64, 128, 1024, 2048, 2880, 8192, 18944, 36864)

@@ -13,7 +13,8 @@ from .triton_words import FP16, FP32, at_most
 # Bins of a table: 64 octaves of bfloat16, 11 of fp16. With what Triton itself needs it must stay within the 48 KiB that a
 # kernel may use unasked, or the launch is refused.
 WIDE_BINS, FINE_BINS = 8192, 11264
-# In front of the bins a word for each lane, where what the table does not hold is counted: 32 lanes in 32 banks.
+# A table is cleared by 16 bytes a thread at a time, so it has that much at least. In front of the bins a word for each lane,
+# where what the table does not hold is counted: 32 lanes in 32 banks.
 OPEN = (
     "{{.reg .pred p; .reg .b32 at, end, step, z; .shared .align 16 .b8 counts[{0}]; mov.u32 $0, counts; mov.u32 at, %tid.x; "
     "shl.b32 at, at, 4; add.u32 at, at, $0; mov.u32 step, %ntid.x; shl.b32 step, step, 4; add.u32 end, $0, {0}; mov.u32 z, 0; "

@@ -51,8 +51,9 @@ def read_kernel(
 
     A median is looked for where the token can set a record or be massive: r_t >= R iff at least (d - 1) // 2 + 1
     elements are at most m_t / R, one count. `MEDIANS`: of every row. `AHEAD`: the next tile is loaded before this one is
-    looked at. `PEAKS`: what opens a table of the features' maxima (triton_peaks.py),
-    `STAGE`: a place for the next tile (triton_stage.py). `TWICE`: they are looked at twice there (triton_looks.py).
+    looked at. `PEAKS`: what opens a table of the features' maxima (triton_peaks.py), `STAGE`: a place for the next tile
+    (triton_stage.py), of whose tiles some go to whoever asks (triton_deal.py). `TWICE`: they are looked at twice there
+    (triton_looks.py).
     """
     B.let_the_next_begin(LEADS)
     PER_WORD: tl.constexpr = 1 if KIND == FP32 else 2

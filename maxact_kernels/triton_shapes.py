@@ -17,7 +17,7 @@ class Shape(NamedTuple):
     programs: int  # for each multiprocessor
     ahead: bool  # whether the next tile is loaded before this one is looked at
     shared: bool  # whether the features' maxima lie in shared memory, where there is some to declare
-    staged: bool  # whether the next tile is on its way there, where rows are aligned
+    staged: bool  # whether the next tile is on its way there, where rows are aligned, to a program of one warp
     twice: bool  # whether a tile stays there and is looked at twice
 
 
@@ -85,7 +85,7 @@ def shape_for(o: Options, arch: int, aligned: bool = True) -> Shape | None:
     words = o.d if o.dtype == "float32" else -(-o.d // 2)
     looks = aligned and arch >= 90 and o.dtype != "float32" and not o.medians
     for row in COUNTS if o.counts else INT8 if o.int8_per_token else MEDIANS if o.medians else LEAN:
-        if words <= row.words and looks >= row.twice:
+        if words <= row.words and (looks or not row.twice):
             rows, programs = row.rows, row.programs
             if not aligned:  # a word is two loads, which want registers, and a lane has words of more rows
                 rows, programs = min(rows, 8), min(programs, max(8, -(-row.warps * programs // 6) * 4) // row.warps)

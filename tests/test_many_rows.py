@@ -4,7 +4,7 @@ import pytest
 import torch
 from probes import REFERENCE, assert_agrees, assert_identical, every_kernel, noise
 
-# Where Triton looks at a row twice (triton_shapes.py): a few words more than less than that, not all groups whole, the last width.
+# Triton looks at a row once, then twice from 2,056 to 5,120 (triton_shapes.py): the first of these, one of three whole steps, the last.
 WIDTHS = [2048, 2056, 2880, 5120]
 OPTIONS = {"counts": False, "medians": False, "int8_per_token": True, "topk": 20, "n_samples": 3}
 types = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
