@@ -140,12 +140,15 @@ __device__ __forceinline__ void close_topk(const Launch& a, int64_t first_token,
   }
   uint32_t n = 0;
   for (uint32_t next = 0; next < n_all;) {
-    const uint32_t end = min(n_all, next + a.g.n_buffer - n);
-    each_entry(next, end, bar, [&](const Entry& e) { merged[atomicAdd(&c.n_buffered, 1u)] = e; });
+    // Once there are topk, only what comes before the last of them; where rows tie, each block sent as many.
+    const uint32_t end = min(n_all, next + (n < topk ? min(a.g.n_buffer, 2 * max(topk, blockDim.x)) : a.g.n_buffer) - n);
+    const unsigned __int128 last = n < topk ? ~static_cast<unsigned __int128>(0) : order_of(merged[topk - 1]);
+    each_entry(next, end, bar, [&](const Entry& e) {
+      if (order_of(e) < last) merged[atomicAdd(&c.n_buffered, 1u)] = e;
+    });
     __syncthreads();
     next = end, n = c.n_buffered;
-    sort_entries(a.g.n_order, n);
-    n = min(n, topk);
+    n = first_entries(a.g.n_order, n, topk);
     if (threadIdx.x == 0) c.n_buffered = n;
     __syncthreads();
   }

@@ -1,27 +1,35 @@
 // The error of per-token dynamic INT-8.
 #pragma once
 
-#include "cuda_team.cuh"
+#include "cuda_facts.cuh"
 #include "cuda_tile.cuh"
 
 namespace maxact::cuda {
 
-// Sums of y^2, |x|, err^2 and |err| of each row, at its keeper: y = x, or x * lift if any row `lifts`, u = y * inverse = x * 127 /
-// m_t and err = u - round(u), which the second fused product rounds once. Float32: chains of 8, 4 and 5 numbers, then a tree of
-// lanes, so an error below 17 * 2^-24. kCells: sums[1] is there already, of matrix units: three cuts of 2^-23, five additions
-// and the tree, no more.
-template <class T, bool kCells, class TileT>
-__device__ __forceinline__ void int8_sums(const TileT& tile, bool lifts, float lift, float inverse, float (&sums)[4]) {
+// A row's sums of y^2, |x|, err^2 and |err| wait as four floats in shared memory, this far from those of the next row: behind
+// its other sums where these leave room, since a second stage of rows needs all there is.
+template <int kSums>
+constexpr int kInt8Stride = kSums == 1 ? 16 : sums_stride(kSums) * 4;
+
+// Keeps the squares of small rows in range, and 127 / m_t where the quick reciprocal is good. Rows of the fast way are below 2^21.
+__device__ __forceinline__ float lift_of(float m) { return m < 0x1p-40f ? 0x1p80f : 1.0f; }
+
+// This lane's part of y^2, |x|, err^2 and |err| of pass p in v[0..3][p]: y = x, or x * lift if any row `lifts`, u = y * inverse =
+// x * 127 / m_t and err = u - round(u), which the second fused product rounds once. Float32: chains of 8, 4 and 5 numbers, then
+// a tree of lanes, so an error below 17 * 2^-24. kCells: v[1] is there already, of matrix units: three cuts of 2^-23, five
+// additions and the tree, no more.
+template <class T, bool kCells, class TileT, int R>
+__device__ __forceinline__ void int8_parts(const TileT& tile, bool lifts, float lift, float inverse, float (&v)[4][R]) {
   using Bits = typename T::Bits;
   using L = typename TileT::L;
-  constexpr int P = TileT::kPieces, R = TileT::kPasses;
+  constexpr int P = TileT::kPieces;
   constexpr float kRound = 0x1.8p23f;  // adding it leaves a rounded integer, ties to even
-  float v[4][R];
 #pragma unroll
   for (int p = 0; p < R; ++p) {
     const float row_lift = L::of(lift, p), row_inverse = L::of(inverse, p);
 #pragma unroll
-    for (int k = 0; k < 4; ++k) v[k][p] = 0;
+    for (int k = 0; k < 4; ++k)
+      if (k != 1 || !kCells) v[k][p] = 0;
 #pragma unroll
     for (int group = 0; group < P; group += 4) {
       float four[4] = {};
@@ -45,40 +53,55 @@ __device__ __forceinline__ void int8_sums(const TileT& tile, bool lifts, float l
           if (k != 1 || !kCells) four[k] += part[k];
       }
 #pragma unroll
-      for (int k = 0; k < 4; ++k) v[k][p] += four[k];
+      for (int k = 0; k < 4; ++k)
+        if (k != 1 || !kCells) v[k][p] += four[k];
     }
   }
-#pragma unroll
-  for (int k = 0; k < 4; ++k)
-    if (k != 1 || !kCells) sums[k] = L::fold(v[k], Add());
 }
 
-// Adds the INT-8 sums of the tokens of a tile to the state's.
-template <class T, bool kCells, class TileT, class TeamT>
-__device__ __forceinline__ void add_int8(const Launch& a, const TileT& tile, TeamT& team, uint32_t top, bool on, float absolute) {
+// Leaves the INT-8 sums of the rows at place `at` of `sums` and on. m: m_t of the rows that `count`. kCells: `absolute` is this
+// lane's part of the sum of |x| of the one row there is.
+template <class T, bool kCells, class TileT>
+__device__ __forceinline__ void leave_int8(const TileT& tile, float m, bool counts, float absolute, uint32_t sums, int at) {
   using L = typename TileT::L;
-  const bool counted = on && top != 0;
-  // Rows of the fast way are below 2^21. lift keeps the squares of smaller ones in range, and 127 / m_t where the quick
-  // reciprocal is good; one Newton step then rounds it as a division would.
-  const float m = bits_float(T::wide(static_cast<typename T::Bits>(top))), lift = m < 0x1p-40f ? 0x1p80f : 1.0f;
-  const float near = __fdividef(127.0f, m * lift);
+  constexpr int R = TileT::kPasses, kStride = kInt8Stride<TileT::kSums>;
+  const float lift = lift_of(m), near = __fdividef(127.0f, m * lift);
+  // One Newton step rounds the quotient as a division would.
   const float inverse = fmaf(fmaf(-near, m * lift, 127.0f), __fdividef(1.0f, m * lift), near);
-  float sums[4] = {0, absolute, 0, 0};
-  const bool lifts = !std::is_same_v<T, Float16> && __any_sync(kWarp, counted && lift > 1);  // numbers of fp16 are large enough
-  const float row_lift = counted ? lift : 1, row_inverse = counted ? inverse : 0;
+  const bool lifts = !std::is_same_v<T, Float16> && __any_sync(kWarp, counts && lift > 1);  // numbers of fp16 are large enough
+  const float row_lift = counts ? lift : 1, row_inverse = counts ? inverse : 0;
+  float v[4][R];
+  if (kCells) v[1][0] = absolute;
   // Twice the code where it is to be fast: a product for each element that is not to be is an instruction, too.
   if (!kCells || lifts)
-    int8_sums<T, kCells>(tile, lifts, row_lift, row_inverse, sums);
+    int8_parts<T, kCells>(tile, lifts, row_lift, row_inverse, v);
   else
-    int8_sums<T, kCells>(tile, false, 1, row_inverse, sums);
-  const double unlift = lift > 1 ? 0x1p-80 : 1.0, scale = static_cast<double>(m) * (1.0 / 127);
-  int64_t* const fields[4] = {a.f.int8_square_sum, a.f.int8_abs_sum, a.f.int8_error_square_sum, a.f.int8_error_abs_sum};
-  const double units[4] = {unlift * unlift, 1, scale * scale, scale};
-#pragma unroll
-  for (int k = 0; k < 4; ++k) {
-    const double whole = team.template add<L, double>(a, sums[k]) * units[k];
-    if (team.rank == 0) add_exactly_warp(fields[k], whole, counted && L::first());
+    int8_parts<T, kCells>(tile, false, 1, row_inverse, v);
+  if constexpr (L::kAlone) {  // four sums travel together, as those of four rows would
+    using Four = Lanes<4, 1>;
+    float all[4] = {v[0][0], v[1][0], v[2][0], v[3][0]};
+    const float sum = Four::fold(all, Add());
+    if (Four::first()) store_shared(sums + at * kStride + Four::pass() * 4, sum);
+  } else {
+    const auto folded = [&](int k) { return float_bits(L::fold(v[k], Add())); };
+    const uint4 all = make_uint4(folded(0), folded(1), folded(2), folded(3));
+    if (L::first()) store_shared(sums + (at + L::row()) * kStride, all);
   }
+}
+
+// Adds the INT-8 sums of n rows to the state's, a lane a row; a warp of a team has its part of each.
+template <class T, int kSums>
+__device__ __forceinline__ void fold_int8(const Launch& a, int n, uint32_t sums) {
+  __syncwarp();
+  const uint4 all = load_shared(sums + lane_id() * kInt8Stride<kSums>), row = facts_of(a).rows[lane_id()];
+  const bool on = lane_id() < n && row.x != kNoRow && row.z != kSlow && row.y != 0;
+  const float m = bits_float(T::wide(static_cast<typename T::Bits>(row.y)));
+  const double unlift = lift_of(m) > 1 ? 0x1p-80 : 1.0, scale = static_cast<double>(m) * (1.0 / 127);
+  add_exactly_warp(a.f.int8_square_sum, bits_float(all.x) * (unlift * unlift), on);
+  add_exactly_warp(a.f.int8_abs_sum, bits_float(all.y), on);
+  add_exactly_warp(a.f.int8_error_square_sum, bits_float(all.z) * (scale * scale), on);
+  add_exactly_warp(a.f.int8_error_abs_sum, bits_float(all.w) * scale, on);
+  __syncwarp();
 }
 
 }  // namespace maxact::cuda

@@ -68,6 +68,7 @@ __device__ __forceinline__ void probe(const Launch& a) {
   constexpr int kStages = kStagesOf<T, P, R, kWarps, TileT::kSums, kVectors && kAll>;
   const uint32_t cells = shared_address(table());
   const uint32_t facts = shared_address(facts_of(a).rows), sums = shared_address(sums_of(a, TileT::kSums));
+  const uint32_t int8_sums = shared_address(shared + a.g.int8_at + warp_id() * 32 * kInt8Stride<TileT::kSums>);
   uint32_t stage = shared_address(shared + a.g.stage_at + warp_id() * kWarpStage + lane_id() * 16);
   const uint32_t both_stages = 2 * stage + kWarps * kWarpStage;
   // The rows to be taken next; with two stages those after them are under way, too, so that memory is hardly waited for.
@@ -124,8 +125,8 @@ __device__ __forceinline__ void probe(const Launch& a) {
       uint32_t most_positive = 0, most_negative = 0;
       if (__any_sync(kWarp, on && top > min(positive, negative))) tile.ends(on, most_positive, most_negative);
       tile.drop_signs(on);
-      constexpr bool kCells = kInt8 && TileT::kFew && k16;  // matrix units sum |x|
-      const float absolute = kCells ? tile.sum() : 0;
+      constexpr bool kCells = kInt8 && L::kAlone && k16;  // matrix units sum |x|
+      const float absolute = kCells ? tile.template part_of_sum<3>(0) : 0;
       if (__any_sync(kWarp, (seeks && on) || most_positive > positive || most_negative > negative)) {
         positive = max(positive, __reduce_max_sync(kWarp, most_positive));
         negative = max(negative, __reduce_max_sync(kWarp, most_negative));
@@ -246,13 +247,15 @@ __device__ __forceinline__ void probe(const Launch& a) {
       }
 
       if constexpr (!kAll || kInt8)
-        if (kInt8 || a.f.int8_square_sum) add_int8<T, kCells>(a, tile, team, top, on, absolute);
+        if (kInt8 || a.f.int8_square_sum) leave_int8<T, kCells>(tile, bits_float(wide(top)), top != 0, absolute, int8_sums, n_facts);
       if (L::first()) store_shared(facts + (n_facts + L::row()) * 16, make_uint4(row, top, is_slow ? kSlow : median, 0));
       n_facts += L::kRows;
     } while (more && n_facts + L::kRows <= 32);
 #pragma unroll
     for (int c = 0; c < P; ++c) put_away(away + c, peaks[c]);
     fold_sums(a, n_facts, TileT::kSums);
+    if constexpr (!kAll || kInt8)
+      if (kInt8 || a.f.int8_square_sum) fold_int8<T, TileT::kSums>(a, n_facts, int8_sums);
     if (team.rank == 0) fold_facts<T>(a, n_facts);
   }
 

@@ -71,7 +71,7 @@ struct Lanes {
       const bool upper = lane_id() & mask;
 #pragma unroll
       for (int i = 0; i < kSize; ++i)
-        if (!(i & kBit)) {
+        if (!(i & kBit) && used<kSize>(i, mask)) {
           const V keep = pick(upper, w[i | kBit], w[i]), send = pick(upper, w[i], w[i | kBit]);
           w[i] = op(keep, __shfl_xor_sync(kWarp, send, mask));
         }

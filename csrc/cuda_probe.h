@@ -48,12 +48,12 @@ struct Geometry {
   uint32_t limit;              // keys of the fast way are below
   int n_bins, first_bin;       // the part of the table of counts that shared memory holds
   uint32_t n_order, n_buffer;  // entries that the end of a block sorts: listed rows, and elements of rows
-  // Where things lie in shared memory: the rows on their way to each warp (at the end its features' maxima), facts and
-  // sums of rows, the list of rows, what the warps of a team exchange, elements of float32 that may be medians.
-  uint32_t stage_at, facts_at, sums_at, list_at, exchange_at, fine_at;
+  // Where things lie in shared memory: the rows on their way to each warp (at the end its features' maxima), facts, sums and
+  // INT-8 sums of rows, the list of rows, what the warps of a team exchange, elements of float32 that may be medians.
+  uint32_t stage_at, facts_at, sums_at, int8_at, list_at, exchange_at, fine_at;
 };
 
-// From the sums of one row to those of the next: a lane a row, so not a multiple of all banks.
+// From the sums of one row to those of the next: a lane a row, so not a multiple of all banks. Four behind many are for INT-8.
 #ifdef __CUDACC__
 __host__ __device__
 #endif

@@ -176,14 +176,6 @@ struct Rows {
     }
   }
 
-  // The sum of each row of few, at its keeper.
-  __device__ __forceinline__ float sum() const {
-    float v[R];
-#pragma unroll
-    for (int p = 0; p < R; ++p) v[p] = part_of_sum<3>(p);
-    return L::fold(v, Add());
-  }
-
   // Leaves the sums of the rows, or for few rows those of quads, at place `at` of `sums` and on: a tree of float32, which
   // fold_facts continues. At most 4 * 2^-23 + 8 * 2^-24 = 9.6e-7 of the sum of |x| is lost.
   static constexpr int kSums = kFew ? 8 : 1;  // a row

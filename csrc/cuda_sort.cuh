@@ -37,6 +37,36 @@ static __device__ __noinline__ void sort_entries(uint32_t first, uint32_t n) {
   __syncthreads();
 }
 
+// Moves the first `topk` of arena()[first, first + n) to its front, sorted, and returns how many they are. Of many entries, a
+// thread's worth of them, evenly spread, has one that topk come before or are: what comes behind it goes, before anything is
+// sorted. A row of 4,096 equal elements took 100 us to sort.
+static __device__ __noinline__ uint32_t first_entries(uint32_t first, uint32_t n, uint32_t topk) {
+  Entry* const entries = arena() + first;
+  Control& c = control();
+  for (int turn = 0; turn < 8 && n > blockDim.x && topk < blockDim.x; ++turn) {  // copies of one entry stay as many
+    const uint32_t step = n / blockDim.x;
+    const unsigned __int128 mine = order_of(entries[threadIdx.x * step]);
+    uint32_t rank = 0;
+#pragma unroll 4
+    for (uint32_t i = 0; i < blockDim.x; ++i) rank += order_of(entries[i * step]) < mine + (i < threadIdx.x);
+    if (rank == topk - 1) c.exchange[0] = threadIdx.x * step;
+    if (threadIdx.x == 0) c.worst_at = 0;
+    __syncthreads();
+    const unsigned __int128 last = order_of(entries[c.exchange[0]]);
+    for (uint32_t begin = 0; begin < n; begin += blockDim.x) {
+      const uint32_t i = begin + threadIdx.x;
+      const Entry e = i < n ? entries[i] : Entry{};
+      __syncthreads();  // what is written now was read before
+      if (i < n && order_of(e) <= last) entries[atomicAdd(&c.worst_at, 1u)] = e;
+    }
+    __syncthreads();
+    n = c.worst_at;
+    __syncthreads();
+  }
+  sort_entries(first, n);
+  return min(n, topk);
+}
+
 // Appends all elements of the rows in the arena that are at least `bar` to the buffer, as far as it reaches; n_buffered
 // counts on. A warp takes a slice of 8 chunks a lane, looks at their largest magnitudes, and reads again what matters:
 // testing each element of a row in one warp took 13 us.
@@ -218,7 +248,7 @@ __device__ __forceinline__ uint32_t best_elements(const Launch& a) {
   __syncthreads();
   uint32_t n = c.n_buffered;
   if (n <= a.g.n_buffer) {
-    if (n > topk) sort_entries(a.g.n_order, n), n = topk;
+    if (n > topk) n = first_entries(a.g.n_order, n, topk);
     for (uint32_t i = threadIdx.x; i < n; i += blockDim.x) order[i] = buffer[i];
     __syncthreads();
     return n;
@@ -239,8 +269,7 @@ __device__ __forceinline__ uint32_t best_elements(const Launch& a) {
     __syncthreads();
     n = c.n_buffered;
     if (n > topk || first + batch < n_rows) {
-      sort_entries(a.g.n_order, n);
-      n = min(n, topk);
+      n = first_entries(a.g.n_order, n, topk);
       if (threadIdx.x == 0) c.n_buffered = n;
       __syncthreads();
     }
