@@ -73,6 +73,31 @@ __device__ __forceinline__ void add_ones(uint32_t base, uint32_t w0, uint32_t w1
 __device__ __forceinline__ void copy_async(uint32_t to, const void* from) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
 }
+// Rows from device to shared memory by the copy engine of sm_90, multiples of 16 bytes: one instruction where cp.async takes one
+// for each 16 bytes of a lane, and no turn in the path of shared memory. Whoever waits at `barrier` for the turn of a parity sees
+// all bytes that lane 0 said to expect.
+__device__ __forceinline__ void barrier_begin(uint32_t barrier) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barrier) : "memory");
+}
+// What this thread wrote to shared memory comes before what the engine does.
+__device__ __forceinline__ void before_engine() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+__device__ __forceinline__ void expect_bytes(uint32_t barrier, uint32_t n_bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(n_bytes) : "memory");
+}
+__device__ __forceinline__ void copy_by_engine(uint32_t to, const void* from, uint32_t n_bytes, uint32_t barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from),
+               "r"(n_bytes), "r"(barrier) : "memory");
+}
+__device__ __forceinline__ bool has_arrived(uint32_t barrier, uint32_t parity) {
+  uint32_t arrived;
+  asm volatile("{.reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.b32 %0, 1, 0, p;}"
+               : "=r"(arrived) : "r"(barrier), "r"(parity) : "memory");
+  return arrived;
+}
+// By all lanes: a vote, so that they stay together.
+__device__ __forceinline__ void wait_for_engine(uint32_t barrier, uint32_t parity) {
+  while (!__all_sync(kWarp, has_arrived(barrier, parity))) {}
+}
 // An address that functions with `shared` in their name read and write at: a register, where a pointer would be made anew
 // from the block's rank in its cluster each time.
 __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
@@ -124,8 +149,6 @@ __device__ __forceinline__ void write_now(V& place, V value) { *static_cast<vola
 // The same by all lanes at once, so that all have the same.
 template <class V>
 __device__ __forceinline__ V read_together(const V& place) { return read_now(place); }
-// Hides from the compiler where a number comes from.
-__device__ __forceinline__ void hide(int& number) { asm volatile("" : "+r"(number)); }
 // In place: of an ordinary `and` the compiler would keep the operand too, to do it again.
 __device__ __forceinline__ void and_in_place(uint32_t& word, uint32_t mask) {
   asm volatile("and.b32 %0, %0, %1;" : "+r"(word) : "r"(mask));

@@ -48,10 +48,12 @@ struct Control {
 };
 
 __host__ __device__ constexpr size_t list_bytes(int topk) { return static_cast<size_t>(topk) * (sizeof(Entry) + 4); }
-// Of one warp: what is known of the up to 32 rows of a round, in the patterns of T, and the rows that wait to be listed.
+// Of one warp: what is known of the up to 32 rows of a round, in the patterns of T, the rows that wait to be listed, and the
+// barriers of its stages.
 struct __align__(16) Facts {
   uint4 rows[32];  // row, m_t, the median or a flag (cuda_slow.cuh)
   uint32_t waiting_row[32], waiting_bits[32];
+  uint64_t arrived[2];
 };
 constexpr size_t kControlBytes = (sizeof(Control) + 15) / 16 * 16;
 

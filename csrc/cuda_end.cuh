@@ -9,7 +9,7 @@ namespace maxact::cuda {
 
 // Raises the state's per-feature maxima by those of the block's warps, which wait in shared memory: chunk c of a lane at
 // place c * 32 + lane of its warp's `kWarpBytes`. Each block begins elsewhere, so that blocks that end together do not meet.
-template <class T, int kSide, int kWarps, bool kTeam, int kWarpBytes>
+template <class T, int P, int kSide, int kWarps, bool kTeam, int kWarpBytes>
 __device__ __forceinline__ void flush_peaks(const Launch& a) {
   constexpr int kPerWord = 4 / static_cast<int>(sizeof(typename T::Bits)), kLanes = 32 / kSide;
   const int size = kTeam ? a.g.team : 1, n_teams = kTeam ? a.g.n_teams : kWarps;
@@ -18,7 +18,7 @@ __device__ __forceinline__ void flush_peaks(const Launch& a) {
 #pragma unroll 2
   for (int i = threadIdx.x; i < n_words; i += blockDim.x) {
     const int w = i + turn - (i + turn < n_words ? 0 : n_words);
-    const int chunk = w / 4 / kLanes, rank = chunk % size, place = (chunk / size * 32 + w / 4 % kLanes) * 4 + w % 4;
+    const int chunk = w / 4 / kLanes, rank = kTeam ? chunk / P : 0, place = ((chunk - rank * P) * 32 + w / 4 % kLanes) * 4 + w % 4;
     uint32_t peak = 0;
 #pragma unroll kTeam ? 1 : kWarps
     for (int team = 0; team < n_teams; ++team)

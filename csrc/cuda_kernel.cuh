@@ -65,25 +65,36 @@ __device__ __forceinline__ void probe(const Launch& a) {
   Team<kTeam> team(a.g.team);
   Walk<L::kRows> walk(a, team.index);
   constexpr int kWarpStage = TileT::kStageBytes > P * 512 ? TileT::kStageBytes : P * 512;
+  constexpr bool kEngine = kVectors && kAll && kSide == 1;  // kernels for all statistics run on sm_90 only
   constexpr int kStages = kStagesOf<T, P, R, kWarps, TileT::kSums, kVectors && kAll>;
   const uint32_t cells = shared_address(table());
   const uint32_t facts = shared_address(facts_of(a).rows), sums = shared_address(sums_of(a, TileT::kSums));
   const uint32_t int8_sums = shared_address(shared + a.g.int8_at + warp_id() * 32 * kInt8Stride<TileT::kSums>);
   uint32_t stage = shared_address(shared + a.g.stage_at + warp_id() * kWarpStage + lane_id() * 16);
   const uint32_t both_stages = 2 * stage + kWarps * kWarpStage;
+  uint32_t arrived = shared_address(facts_of(a).arrived), n_taken = 0;
   // The rows to be taken next; with two stages those after them are under way, too, so that memory is hardly waited for.
   uint32_t next_row = kNoRow, later_row = kNoRow;
   bool more = false;
   const auto advance = [&](uint32_t following) {
     if (kStages == 2) next_row = later_row, more = walk.more;
     later_row = walk.next(a, L::row(), following, team.rank == 0);
-    if (kVectors && walk.more) TileT::template fetch<kTeam>(a, later_row, team.rank, team.size, stage);
-    copies_end();
-    if (kStages == 2) stage = both_stages - stage;
+    if constexpr (kEngine) {
+      if (walk.more) TileT::fetch_by_engine(a, later_row, team.rank, stage, arrived);
+    } else {
+      if (kVectors && walk.more) TileT::template fetch<kTeam>(a, later_row, team.rank, team.size, stage);
+      copies_end();
+    }
+    if (kStages == 2) stage = both_stages - stage, arrived ^= 8;
     else next_row = later_row, more = walk.more;
   };
   if (kVectors) TileT::clear_stage(stage);
-  if (kStages == 2) TileT::clear_stage(both_stages - stage), advance(told(walk));
+  if (kStages == 2) TileT::clear_stage(both_stages - stage);
+  if constexpr (kEngine) {
+    if (lane_id() < kStages) barrier_begin(arrived + lane_id() * 8);
+    before_engine();
+  }
+  if (kStages == 2) advance(told(walk));
   advance(told(walk));
   block_begin(a);
   wait_for_none(a);
@@ -104,10 +115,11 @@ __device__ __forceinline__ void probe(const Launch& a) {
       const uint32_t row = next_row;
       uint32_t following = told(walk);
       if constexpr (kVectors) {
-        copies_arrived<kStages - 1>();
+        if constexpr (kEngine) wait_for_engine(arrived, n_taken++ / kStages & 1);
+        else copies_arrived<kStages - 1>();
         tile.take(stage);
       } else {
-        tile.read(a, row, team.rank, team.size);
+        tile.read(a, row, team.rank);
       }
       const uint32_t row_top = team.template largest<L>(a, tile.top(), following);
       tile.leave_sums(sums, n_facts);
@@ -130,7 +142,7 @@ __device__ __forceinline__ void probe(const Launch& a) {
       if (__any_sync(kWarp, (seeks && on) || most_positive > positive || most_negative > negative)) {
         positive = max(positive, __reduce_max_sync(kWarp, most_positive));
         negative = max(negative, __reduce_max_sync(kWarp, most_negative));
-        keep_ends(positive, negative, seeks ? tile.least(a, on, team.rank, team.size) : 0xFFFFFFFFu);
+        keep_ends(positive, negative, seeks ? tile.least(a, on, team.rank) : 0xFFFFFFFFu);
       }
       const float mean = static_cast<float>(team.template add<L>(a, tile.key_sum())) * a.g.per_key;
 #pragma unroll
@@ -263,7 +275,7 @@ __device__ __forceinline__ void probe(const Launch& a) {
 #pragma unroll
   for (int c = 0; c < P; ++c) reinterpret_cast<uint4*>(shared + a.g.stage_at + warp_id() * kWarpStage)[c * 32 + lane_id()] = away[c];
   __syncthreads();
-  flush_peaks<T, kSide, kWarps, kTeam, kWarpStage>(a);
+  flush_peaks<T, P, kSide, kWarps, kTeam, kWarpStage>(a);
   block_close<T>(a);
 }
 

@@ -151,7 +151,8 @@ CudaProbe::Plan CudaProbe::plan(bool vectors) const {
   best.n_threads = best.kernel.warps * 32;
   g.n_teams = best.kernel.warps / g.team;
   g.slots = pieces ? static_cast<int>(g.team * (32 / best.kernel.side) * pieces * per_piece) : 0;
-  g.n_whole = pieces ? static_cast<int>(o.d / (g.team * (32 / best.kernel.side) * per_piece)) : 0;
+  const int64_t per_chunk = pieces ? 32 / best.kernel.side * per_piece : 1;
+  g.n_whole = static_cast<int>(o.d / per_chunk - (g.team - 1) * pieces);
   g.slope = (dtype_ == Dtype::float16 ? 2400.f : 300.f) / static_cast<float>(o.d);
   g.per_key = 1.f / std::max(1.f, static_cast<float>(g.slots) / 2);
   // sm_120 has room for a window of the table, up to 2^10 (float16: 2^4), and counts the rest in the state's. On sm_86 and

@@ -41,7 +41,7 @@ struct Scratch {
 struct Geometry {
   int team, n_teams;           // warps that share a row; teams of a block
   int slots;                   // elements of a row with the zeros behind it
-  int n_whole;                 // chunks of a lane that are elements of a row in every lane
+  int n_whole;                 // chunks of a lane of the team's last warp that are elements of a row in every lane
   bool vectors;                // rows begin at multiples of 16 bytes and end there too
   float per_key;               // the share of Tile::key_sum() that each of its keys has
   float slope;                 // keys per rank near the median of normal data, for a significand of 1

@@ -38,13 +38,12 @@ struct Rows {
   static constexpr bool kFew = R <= 2 && kSide == 1;
   static constexpr int kChains = R < 4 ? 4 / R : 1;  // of dependent instructions a row, so that one hides the other's latency
 
-  // Chunk c of a row, of this lane: features 8 (or 4) chunk and on.
-  __device__ static __forceinline__ int chunk(int rank, int size, int c) {
-    return (c * size + rank) * L::kPerRow + (lane_id() & (L::kPerRow - 1));
+  // Chunk c of a row, of this lane: features 8 (or 4) chunk and on. Warps of a team have slices of it, one after the other.
+  __device__ static __forceinline__ int chunk(int rank, int c) {
+    return (rank * P + c) * L::kPerRow + (lane_id() & (L::kPerRow - 1));
   }
 
-  // Where this lane's chunks wait: chunk c of pass p at (p * P + c) * 512 bytes. Each lane fetches what it takes itself,
-  // so no warp waits for another, and no lane for a lane.
+  // Where this lane's chunks wait: chunk c of pass p at (p * P + c) * 512 bytes. No warp waits for another.
   static constexpr int kStageBytes = kVectors ? R * P * 512 : 0;
 
   // Starts the copy of the next tile to `stage`. row: of which this lane keeps the books; where there is none, another is
@@ -52,10 +51,9 @@ struct Rows {
   template <bool kTeam>
   __device__ static __forceinline__ void fetch(const Launch& a, uint32_t row, int rank, int size, uint32_t stage) {
     const int64_t at = row_offset(a, row == kNoRow ? 0 : row);
-    const Bits* const data = static_cast<const Bits*>(a.data) + chunk(rank, size, 0) * kPerChunk<T>;
-    const int left = static_cast<int>(a.o.d) - chunk(rank, size, 0) * kPerChunk<T>;
-    int step = (kTeam ? size : 1) * L::kPerRow * kPerChunk<T>;
-    if (kTeam) hide(step);  // offsets of all chunks would live in registers all the time
+    const Bits* const data = static_cast<const Bits*>(a.data) + chunk(rank, 0) * kPerChunk<T>;
+    const int left = static_cast<int>(a.o.d) - chunk(rank, 0) * kPerChunk<T>;
+    constexpr int step = L::kPerRow * kPerChunk<T>;
     int64_t offset[R];
 #pragma unroll
     for (int p = 0; p < R; ++p) offset[p] = L::of(at, p);
@@ -66,8 +64,24 @@ struct Rows {
         for (int c = 0; c < P; ++c)
           if (c < n_whole || c * step < left) copy_async(stage + (p * P + c) * 512, data + offset[p] + c * step);
     };
-    if (a.g.n_whole >= P - 2) copy(P - 2);
+    if ((kTeam && rank + 1 < size) || a.g.n_whole >= P - 2) copy(P - 2);
     else copy(0);
+  }
+  // The same by the engine: whole rows of one warp each, or a slice of one. Where there is no row another is copied, so that a tile
+  // always has the same number of bytes.
+  static constexpr int kSliceBytes = P * 512;
+  __device__ static __forceinline__ uint32_t slice_bytes(const Launch& a, int rank) {
+    const int left = static_cast<int>(a.o.d * sizeof(Bits)) - rank * kSliceBytes;
+    return max(0, min(left, kSliceBytes));
+  }
+  __device__ static __forceinline__ void fetch_by_engine(const Launch& a, uint32_t row, int rank, uint32_t stage, uint32_t barrier) {
+    static_assert(kSide == 1);
+    const uint32_t n_bytes = slice_bytes(a, rank);
+    __syncwarp();  // every lane has taken what was there
+    if (lane_id() == 0) expect_bytes(barrier, R * n_bytes);
+    const Bits* const x = static_cast<const Bits*>(a.data) + row_offset(a, row == kNoRow ? 0 : row);
+    if (L::first() && n_bytes)
+      copy_by_engine(stage - lane_id() * 16 + L::pass() * kSliceBytes, x + rank * (kSliceBytes / sizeof(Bits)), n_bytes, barrier);
   }
   __device__ static __forceinline__ void clear_stage(uint32_t stage) {
 #pragma unroll
@@ -80,7 +94,7 @@ struct Rows {
       for (int c = 0; c < P; ++c) put(p, c, load_shared(stage + (p * P + c) * 512));
   }
   // For rows that 16 bytes a load do not fit.
-  __device__ __forceinline__ void read(const Launch& a, uint32_t row, int rank, int size) {
+  __device__ __forceinline__ void read(const Launch& a, uint32_t row, int rank) {
     const int64_t at = row == kNoRow ? 0 : row_offset(a, row);
     const int d = static_cast<int>(a.o.d);
 #pragma unroll
@@ -91,7 +105,7 @@ struct Rows {
       for (int c = 0; c < P; ++c) {
         uint32_t words[4] = {};
         constexpr int kPerWord = 4 / sizeof(Bits);
-        const int begin = chunk(rank, size, c) * kPerChunk<T>;
+        const int begin = chunk(rank, c) * kPerChunk<T>;
 #pragma unroll
         for (int e = 0; e < kPerChunk<T>; ++e)
           if (is_row && begin + e < d) words[e / kPerWord] |= static_cast<uint32_t>(x[begin + e]) << (32 / kPerWord * (e % kPerWord) % 32);
@@ -249,7 +263,7 @@ struct Rows {
     }
   }
   // The smallest magnitude of this lane's elements in the rows whose keepers say so.
-  __device__ __forceinline__ uint32_t least(const Launch& a, bool on, int rank, int size) const {
+  __device__ __forceinline__ uint32_t least(const Launch& a, bool on, int rank) const {
     const int d = static_cast<int>(a.o.d);
     uint32_t least = 0xFFFFFFFFu;
 #pragma unroll
@@ -257,7 +271,7 @@ struct Rows {
       const bool is_row = L::of(on, p);
 #pragma unroll
       for (int c = 0; c < P; ++c) {
-        const int begin = chunk(rank, size, c) * kPerChunk<T>;
+        const int begin = chunk(rank, c) * kPerChunk<T>;
         if constexpr (kVectors) {
           const uint32_t* x = &w[p][4 * c];
           const uint32_t in_chunk =

@@ -201,10 +201,42 @@ UNSEEN void copies_arrived() {
   }
   me.n_copies = n_left;
 }
+// The engine's barrier: bytes that are expected, and turns that are over. Its copies, too, are written when a warp waits.
+UNSEEN inline void barrier_begin(uint32_t barrier) { at_shared<uint2>(barrier) = {0, 0}; }
+inline void before_engine() { __syncwarp(); }
+UNSEEN inline void expect_bytes(uint32_t barrier, uint32_t n_bytes) {
+  if (at_shared<uint2>(barrier).x) on_cpu::fail("expects bytes before those of the last turn are there");
+  at_shared<uint2>(barrier).x = n_bytes;
+}
+UNSEEN inline void copy_by_engine(uint32_t to, const void* from, uint32_t n_bytes, uint32_t barrier) {
+  on_cpu::Fiber& me = on_cpu::me();
+  if (me.n_flights == 64) on_cpu::fail("has too many copies on their way");
+  if (to % 16 || n_bytes % 16 || reinterpret_cast<uintptr_t>(from) % 16 || !n_bytes) on_cpu::fail("copies what is no multiple of 16 bytes");
+  me.flights[me.n_flights++] = {to, n_bytes, barrier, static_cast<const char*>(from)};
+}
+UNSEEN inline void wait_for_engine(uint32_t barrier, uint32_t parity) {
+  __syncwarp();
+  on_cpu::Fiber& me = on_cpu::me();
+  uint32_t n_left = 0;
+  for (uint32_t i = 0; i < me.n_flights; ++i) {
+    const on_cpu::Flight flight = me.flights[i];
+    if (flight.barrier != barrier) {
+      me.flights[n_left++] = flight;
+      continue;
+    }
+    for (uint32_t at = 0; at < flight.n_bytes; at += 16) write_copy(flight.to + at, flight.from + at);
+    at_shared<uint2>(barrier).x -= flight.n_bytes;
+  }
+  me.n_flights = n_left;
+  __syncwarp();
+  if (at_shared<uint2>(barrier).x) on_cpu::fail("waits for other bytes than are copied");
+  if ((at_shared<uint2>(barrier).y & 1) != parity) on_cpu::fail("waits for the wrong turn");
+  __syncwarp();
+  if (lane_id() == 0) ++at_shared<uint2>(barrier).y;
+}
 inline float quotient(float a, float b) { return a / b; }
 template <class V>
 V read_together(const V& place) { return __shfl_sync(kWarp, read_now(place), 0); }
-inline void hide(int&) {}
 inline void and_in_place(uint32_t& word, uint32_t mask) { word &= mask; }
 inline uint32_t pick(bool first, uint32_t a, uint32_t b) { return first ? a : b; }
 inline float max_or_nan(float a, float b) { return isnan(a) || isnan(b) ? NAN : a > b ? a : b; }

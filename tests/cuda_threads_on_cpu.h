@@ -33,6 +33,7 @@ namespace on_cpu {
 }
 
 struct Copy { uint32_t to, group; const void* from; };
+struct Flight { uint32_t to, n_bytes, barrier; const char* from; };  // a copy by the engine
 struct Fiber {
   ucontext_t context;
   void* thread;  // as which cuda_races_on_cpu.h knows it
@@ -41,6 +42,8 @@ struct Fiber {
   bool done;
   uint32_t n_copies, n_groups;
   Copy copies[64];  // on their way to shared memory
+  uint32_t n_flights;
+  Flight flights[64];
 };
 struct Warp {
   uint64_t generation;
@@ -92,7 +95,7 @@ UNSEEN inline uint32_t (*meet(const char* where, std::initializer_list<uint32_t>
 
 UNSEEN inline void start() {
   body();
-  if (me().n_copies) fail("ends before its copies arrived");
+  if (me().n_copies || me().n_flights) fail("ends before its copies arrived");
   me().done = true;
   races::come_before(&launch_done);
   leave();
