@@ -119,6 +119,14 @@ __device__ __forceinline__ void store_shared(uint32_t at, float value) {
 __device__ __forceinline__ void add_shared(uint32_t at, uint32_t n) {
   asm volatile("red.shared.add.u32 [%0], %1;" ::"r"(at), "r"(n) : "memory");
 }
+// Where the upper half of `word` is that of `upper`, its lower half goes to `at`, which moves on by 64 bytes, up to `last`. No branch:
+// lanes that find something apart cost more than all comparisons.
+__device__ __forceinline__ void list_if_same(uint32_t& at, uint32_t last, uint32_t word, uint32_t upper) {
+  asm volatile(
+      "{.reg .pred p; .reg .b32 t; .reg .b16 low, high; xor.b32 t, %1, %2; setp.lt.u32 p, t, 65536; mov.b32 {low, high}, %1; "
+      "@p st.shared.u16 [%0], low; add.u32 t, %0, 64; min.u32 t, t, %3; @p mov.b32 %0, t;}"
+      : "+r"(at) : "r"(word), "r"(upper), "r"(last) : "memory");
+}
 // In device memory, and nobody waits: of an atomicAdd in a kernel of this size ptxas asks for the old value, which nobody
 // reads. Magnitudes order as their bits do.
 __device__ __forceinline__ void add_global(int64_t* at, unsigned long long n) {
@@ -149,6 +157,8 @@ __device__ __forceinline__ void write_now(V& place, V value) { *static_cast<vola
 // The same by all lanes at once, so that all have the same.
 template <class V>
 __device__ __forceinline__ V read_together(const V& place) { return read_now(place); }
+// Hides from the compiler where a number comes from.
+__device__ __forceinline__ void hide(int& number) { asm volatile("" : "+r"(number)); }
 // In place: of an ordinary `and` the compiler would keep the operand too, to do it again.
 __device__ __forceinline__ void and_in_place(uint32_t& word, uint32_t mask) {
   asm volatile("and.b32 %0, %0, %1;" : "+r"(word) : "r"(mask));

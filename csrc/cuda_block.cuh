@@ -27,10 +27,11 @@ enum Counter {
 constexpr uint32_t kNoRow = 0xFFFFFFFFu;
 constexpr long long kNoRecord = -0x40000000000000;  // the key of nan, below that of any row
 constexpr int kMostWarps = 16;  // of a block
-// Of a warp: its part of what teams exchange (two turns of 16 rows), and of the list of elements that may be medians.
-constexpr int kExchangeBytes = 2 * 16 * 16, kListRoom = 256;
+// Of a warp: its part of what teams exchange (two turns of 16 rows), and of the lists of elements that may be medians: what
+// each lane found, and what all did.
+constexpr int kExchangeBytes = 2 * 16 * 16, kListRoom = 256, kLaneRoom = 8;
 struct FineList {
-  uint16_t low_halves[kListRoom];
+  uint16_t of_lanes[kLaneRoom][32], low_halves[kListRoom];
   uint32_t n[32];
 };
 

@@ -72,7 +72,8 @@ __device__ __forceinline__ void probe(const Launch& a) {
   const uint32_t int8_sums = shared_address(shared + a.g.int8_at + warp_id() * 32 * kInt8Stride<TileT::kSums>);
   uint32_t stage = shared_address(shared + a.g.stage_at + warp_id() * kWarpStage + lane_id() * 16);
   const uint32_t both_stages = 2 * stage + kWarps * kWarpStage;
-  uint32_t arrived = shared_address(facts_of(a).arrived), n_taken = 0;
+  const uint32_t barriers = facts + offsetof(Facts, arrived);
+  uint32_t barrier = 0, n_taken = 0;  // which of the stages' barriers, in bytes; tiles
   // The rows to be taken next; with two stages those after them are under way, too, so that memory is hardly waited for.
   uint32_t next_row = kNoRow, later_row = kNoRow;
   bool more = false;
@@ -80,18 +81,18 @@ __device__ __forceinline__ void probe(const Launch& a) {
     if (kStages == 2) next_row = later_row, more = walk.more;
     later_row = walk.next(a, L::row(), following, team.rank == 0);
     if constexpr (kEngine) {
-      if (walk.more) TileT::fetch_by_engine(a, later_row, team.rank, stage, arrived);
+      if (walk.more) TileT::fetch_by_engine(a, later_row, team.rank, stage, barriers + barrier);
     } else {
       if (kVectors && walk.more) TileT::template fetch<kTeam>(a, later_row, team.rank, team.size, stage);
       copies_end();
     }
-    if (kStages == 2) stage = both_stages - stage, arrived ^= 8;
+    if (kStages == 2) stage = both_stages - stage, barrier ^= 8;
     else next_row = later_row, more = walk.more;
   };
   if (kVectors) TileT::clear_stage(stage);
   if (kStages == 2) TileT::clear_stage(both_stages - stage);
   if constexpr (kEngine) {
-    if (lane_id() < kStages) barrier_begin(arrived + lane_id() * 8);
+    if (lane_id() < kStages) barrier_begin(barriers + lane_id() * 8);
     before_engine();
   }
   if (kStages == 2) advance(told(walk));
@@ -115,7 +116,7 @@ __device__ __forceinline__ void probe(const Launch& a) {
       const uint32_t row = next_row;
       uint32_t following = told(walk);
       if constexpr (kVectors) {
-        if constexpr (kEngine) wait_for_engine(arrived, n_taken++ / kStages & 1);
+        if constexpr (kEngine) wait_for_engine(barriers + barrier, n_taken++ / kStages & 1);
         else copies_arrived<kStages - 1>();
         tile.take(stage);
       } else {
@@ -227,10 +228,9 @@ __device__ __forceinline__ void probe(const Launch& a) {
         if constexpr (!k16) {
           // The upper halves are decided; now the lower ones, among the few elements that share that upper half.
           const int n_same = search.n_enough - search.n_below, room = kListRoom / L::kRows, base = search.enough << 16;
-          const bool listed = needs && n_same <= room;
+          bool listed = needs && n_same <= room;
           if (__any_sync(kWarp, listed)) {
-            FineList& list = reinterpret_cast<FineList*>(shared + a.g.fine_at)[team.index];
-            const uint32_t found = nth_with_key(tile, team, list, room, search.enough, rank - search.n_below, listed);
+            const uint32_t found = nth_with_key(a, tile, team, room, search.enough, rank - search.n_below, listed);
             if (listed) median = found;
           }
           if (__any_sync(kWarp, needs && !listed)) {

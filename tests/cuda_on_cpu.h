@@ -175,6 +175,11 @@ inline uint4 load_shared(uint32_t at) { return at_shared<uint4>(at); }
 inline void store_shared(uint32_t at, const uint4& v) { at_shared<uint4>(at) = v; }
 inline void store_shared(uint32_t at, float v) { at_shared<float>(at) = v; }
 inline void add_shared(uint32_t at, uint32_t n) { change(&at_shared<uint32_t>(at), [&](uint32_t old) { return old + n; }); }
+inline void list_if_same(uint32_t& at, uint32_t last, uint32_t word, uint32_t upper) {
+  if ((word ^ upper) >= 65536) return;
+  at_shared<uint16_t>(at) = static_cast<uint16_t>(word);
+  at = min(at + 64, last);
+}
 template <bool kUpper>
 void add_ones(uint32_t base, uint32_t w0, uint32_t w1, uint32_t w2, uint32_t w3) {
   for (const uint32_t w : {w0, w1, w2, w3}) {
@@ -237,6 +242,7 @@ UNSEEN inline void wait_for_engine(uint32_t barrier, uint32_t parity) {
 inline float quotient(float a, float b) { return a / b; }
 template <class V>
 V read_together(const V& place) { return __shfl_sync(kWarp, read_now(place), 0); }
+inline void hide(int&) {}
 inline void and_in_place(uint32_t& word, uint32_t mask) { word &= mask; }
 inline uint32_t pick(bool first, uint32_t a, uint32_t b) { return first ? a : b; }
 inline float max_or_nan(float a, float b) { return isnan(a) || isnan(b) ? NAN : a > b ? a : b; }

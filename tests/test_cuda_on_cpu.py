@@ -78,6 +78,24 @@ def test_rows_that_tie_and_rows_of_few_values(run, data):
         assert_agrees(run((x, None, None), topk=topk), REFERENCE.probe(x, topk=topk), x)
 
 
+def test_elements_of_the_top_k_that_are_the_same_to_the_last_key(run):
+    x, ids = torch.full((300, 512), 7.0).bfloat16(), torch.zeros(300, dtype=torch.int64)
+    expected = ProbeState(512, torch.bfloat16, backend="reference")
+    expected.update(x, token_ids=ids)
+    assert_agrees(run((x, None, ids)), expected, x)
+
+
+@pytest.mark.parametrize("d", [1024, 2048, 2560, 8192])
+@pytest.mark.parametrize("n_chunks", [1, 6, 7, 16])
+def test_float32_medians_among_many_elements_of_one_lane(run, d, n_chunks):
+    generator = torch.Generator().manual_seed(d)
+    x = torch.randn(20, d, generator=generator)
+    near = torch.arange(n_chunks) * 128 + 12  # four elements in a row at each are those of the fourth lane of a warp
+    for offset in range(4):
+        x[:, (near + offset)[near < d]] = 0.67 + 1e-4 * torch.rand(20, int((near < d).sum()), generator=generator)
+    assert_agrees(run((x, None, None)), REFERENCE.probe(x), x)
+
+
 def test_a_stream_with_ids_masks_and_samples(run):
     parts = [noise(n, 256, seed=n) for n in (30, 1, 64)]
     ids = [torch.arange(len(p)) % 7 << 32 | torch.arange(len(p)) for p in parts]
