@@ -34,15 +34,14 @@ struct Team {
     return reinterpret_cast<Slice*>(shared + a.g.exchange_at) + ((index * 2 + turn) * 16 + (row & 15)) * size;
   }
   // The sum over the team of a number of this lane's row, in the order of warps.
-  template <class L, class Sum = int, class V>
-  __device__ __forceinline__ Sum add(const Launch& a, V mine) {
-    static_assert(sizeof(V) == 4);
+  template <class L>
+  __device__ __forceinline__ int add(const Launch& a, int mine) {
     if (!kTeam || size == 1) return mine;
-    V* const slots = reinterpret_cast<V*>(slices(a, L::row()));
+    int* const slots = reinterpret_cast<int*>(slices(a, L::row()));
     if (L::first()) slots[rank] = mine;
     meet();
-    Sum all = 0;
-    for (int i = 0; i < size; ++i) all += static_cast<Sum>(slots[i]);
+    int all = 0;
+    for (int i = 0; i < size; ++i) all += slots[i];
     turn ^= 1;
     return all;
   }
