@@ -206,7 +206,8 @@ UNSEEN void copies_arrived() {
   }
   me.n_copies = n_left;
 }
-// The engine's barrier: bytes that are expected, and turns that are over. Its copies, too, are written when a warp waits.
+// The engine's barrier: bytes that are expected, and turns that are over. Its copies, too, are written when a warp waits, but
+// may come at any time from where they are asked for: that is the write that races see.
 UNSEEN inline void barrier_begin(uint32_t barrier) { at_shared<uint2>(barrier) = {0, 0}; }
 inline void before_engine() { __syncwarp(); }
 UNSEEN inline void expect_bytes(uint32_t barrier, uint32_t n_bytes) {
@@ -218,6 +219,7 @@ UNSEEN inline void copy_by_engine(uint32_t to, const void* from, uint32_t n_byte
   if (me.n_flights == 64) on_cpu::fail("has too many copies on their way");
   if (to % 16 || n_bytes % 16 || reinterpret_cast<uintptr_t>(from) % 16 || !n_bytes) on_cpu::fail("copies what is no multiple of 16 bytes");
   me.flights[me.n_flights++] = {to, n_bytes, barrier, static_cast<const char*>(from)};
+  for (uint32_t at = to; at < to + n_bytes; at += 16) races::may_write(&at_shared<uint4>(at));
 }
 UNSEEN inline void wait_for_engine(uint32_t barrier, uint32_t parity) {
   __syncwarp();
@@ -229,7 +231,7 @@ UNSEEN inline void wait_for_engine(uint32_t barrier, uint32_t parity) {
       me.flights[n_left++] = flight;
       continue;
     }
-    for (uint32_t at = 0; at < flight.n_bytes; at += 16) write_copy(flight.to + at, flight.from + at);
+    for (uint32_t at = 0; at < flight.n_bytes; at += 16) at_shared<uint4>(flight.to + at) = *reinterpret_cast<const uint4*>(flight.from + at);
     at_shared<uint2>(barrier).x -= flight.n_bytes;
   }
   me.n_flights = n_left;

@@ -9,6 +9,7 @@
 
 #ifdef __SANITIZE_THREAD__
 #include <sanitizer/tsan_interface.h>
+extern "C" void __tsan_write16(void*);
 #define UNSEEN __attribute__((no_sanitize_thread))  // the accesses of what stands in for the machine
 #else
 #define UNSEEN
@@ -18,6 +19,7 @@ inline void __tsan_destroy_fiber(void*) {}
 inline void __tsan_switch_to_fiber(void*, unsigned) {}
 inline void __tsan_acquire(void*) {}
 inline void __tsan_release(void*) {}
+inline void __tsan_write16(void*) {}
 #endif
 
 namespace races {
@@ -35,6 +37,9 @@ UNSEEN inline void go_to(void* thread) { __tsan_switch_to_fiber(thread, 1); }  /
 // What this thread did before come_before(place) is ordered before what another does after a later come_after(place).
 inline void come_before(void* place) { __tsan_release(place); }
 inline void come_after(void* place) { __tsan_acquire(place); }
+
+// From now on 16 bytes may change at any time.
+inline void may_write(void* place) { __tsan_write16(place); }
 
 // Fences of one scope in a block. What is before a fence comes before what is behind another if, after the first, an atomic
 // changed what an atomic before the second read; fences are sequentially consistent, so both may be of other threads of

@@ -23,7 +23,8 @@ pytestmark = pytest.mark.skipif(
 ORDERS = {
     "lanes": ("cuda_facts.cuh", "  __syncwarp();\n  const float* const sums", "rows side by side"),
     "warps": ("cuda_kernel.cuh", "  __syncthreads();\n  flush_peaks", "rows side by side"),
-    "a team": ("cuda_team.cuh", "    meet();\n    Sum all = 0", "teams"),
+    "a team": ("cuda_team.cuh", "    meet();\n    int all = 0", "teams"),
+    "the engine": ("cuda_rows.cuh", "    __syncwarp();  // every lane has taken", "one row a tile"),
     "holders of the lock": ("cuda_warp.cuh", "  __threadfence_block();\n  __syncwarp();\n  if", "one row a tile"),
     "those who ask for it": ("cuda_warp.cuh", "  __syncwarp();\n  __threadfence_block();\n}", "one row a tile"),
 }
