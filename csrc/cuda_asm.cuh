@@ -157,8 +157,6 @@ __device__ __forceinline__ void write_now(V& place, V value) { *static_cast<vola
 // The same by all lanes at once, so that all have the same.
 template <class V>
 __device__ __forceinline__ V read_together(const V& place) { return read_now(place); }
-// Hides from the compiler where a number comes from.
-__device__ __forceinline__ void hide(int& number) { asm volatile("" : "+r"(number)); }
 // In place: of an ordinary `and` the compiler would keep the operand too, to do it again.
 __device__ __forceinline__ void and_in_place(uint32_t& word, uint32_t mask) {
   asm volatile("and.b32 %0, %0, %1;" : "+r"(word) : "r"(mask));

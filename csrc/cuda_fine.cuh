@@ -14,10 +14,8 @@ template <class TileT, class TeamT>
 __device__ __forceinline__ uint32_t nth_with_key(const Launch& a, const TileT& tile, const TeamT& team, int room, uint32_t key,
                                                  int nth, bool& wanted) {
   using L = typename TileT::L;
-  int index = team.index;
-  hide(index);  // addresses would live in registers all the time
-  const auto list_of = [&](int warp) -> FineList& { return reinterpret_cast<FineList*>(shared + a.g.fine_at)[warp]; };
-  FineList &found = list_of(index), &mine = list_of(index * team.size + team.rank);
+  FineList* const lists = reinterpret_cast<FineList*>(shared + a.g.fine_at);
+  FineList &found = lists[team.index], &mine = lists[team.index * team.size + team.rank];
   const uint32_t base = wanted ? key << 16 : 0xFFFFFFFFu, last = shared_address(&mine.of_lanes[kLaneRoom - 1][lane_id()]);
   __syncwarp();
   if (team.rank == 0) found.n[lane_id()] = 0;

@@ -49,8 +49,7 @@ __device__ __forceinline__ void int8_parts(const TileT& tile, bool lifts, float 
           part[2] = fmaf(error, error, part[2]), part[3] += fabsf(error);
         }
 #pragma unroll
-        for (int k = 0; k < 4; ++k)
-          if (k != 1 || !kCells) four[k] += part[k];
+        for (int k = 0; k < 4; ++k) four[k] += part[k];
       }
 #pragma unroll
       for (int k = 0; k < 4; ++k)
@@ -59,17 +58,17 @@ __device__ __forceinline__ void int8_parts(const TileT& tile, bool lifts, float 
   }
 }
 
-// Leaves the INT-8 sums of the rows at place `at` of `sums` and on. m: m_t of the rows that `count`. kCells: `absolute` is this
-// lane's part of the sum of |x| of the one row there is.
+// Leaves the INT-8 sums of the rows at place `at` of `sums` and on. m: m_t of the keeper's row, 0 where it is not `counted`.
+// kCells: `absolute` is this lane's part of the sum of |x| of the one row there is.
 template <class T, bool kCells, class TileT>
-__device__ __forceinline__ void leave_int8(const TileT& tile, float m, bool counts, float absolute, uint32_t sums, int at) {
+__device__ __forceinline__ void leave_int8(const TileT& tile, float m, bool counted, float absolute, uint32_t sums, int at) {
   using L = typename TileT::L;
   constexpr int R = TileT::kPasses, kStride = kInt8Stride<TileT::kSums>;
   const float lift = lift_of(m), near = __fdividef(127.0f, m * lift);
   // One Newton step rounds the quotient as a division would.
   const float inverse = fmaf(fmaf(-near, m * lift, 127.0f), __fdividef(1.0f, m * lift), near);
-  const bool lifts = !std::is_same_v<T, Float16> && __any_sync(kWarp, counts && lift > 1);  // numbers of fp16 are large enough
-  const float row_lift = counts ? lift : 1, row_inverse = counts ? inverse : 0;
+  const bool lifts = !std::is_same_v<T, Float16> && __any_sync(kWarp, counted && lift > 1);  // numbers of fp16 are large enough
+  const float row_lift = counted ? lift : 1, row_inverse = counted ? inverse : 0;
   float v[4][R];
   if (kCells) v[1][0] = absolute;
   // Twice the code where it is to be fast: a product for each element that is not to be is an instruction, too.

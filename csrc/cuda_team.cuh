@@ -33,7 +33,7 @@ struct Team {
   __device__ __forceinline__ Slice* slices(const Launch& a, int row) {
     return reinterpret_cast<Slice*>(shared + a.g.exchange_at) + ((index * 2 + turn) * 16 + (row & 15)) * size;
   }
-  // The sum over the team of a number of this lane's row, in the order of warps.
+  // The sum over the team of a number of this lane's row.
   template <class L>
   __device__ __forceinline__ int add(const Launch& a, int mine) {
     if (!kTeam || size == 1) return mine;

@@ -218,7 +218,7 @@ UNSEEN inline void copy_by_engine(uint32_t to, const void* from, uint32_t n_byte
   on_cpu::Fiber& me = on_cpu::me();
   if (me.n_flights == 64) on_cpu::fail("has too many copies on their way");
   if (to % 16 || n_bytes % 16 || reinterpret_cast<uintptr_t>(from) % 16 || !n_bytes) on_cpu::fail("copies what is no multiple of 16 bytes");
-  me.flights[me.n_flights++] = {to, n_bytes, barrier, static_cast<const char*>(from)};
+  me.flights[me.n_flights++] = {to, n_bytes, barrier, from};
   for (uint32_t at = to; at < to + n_bytes; at += 16) races::may_write(&at_shared<uint4>(at));
 }
 UNSEEN inline void wait_for_engine(uint32_t barrier, uint32_t parity) {
@@ -231,7 +231,8 @@ UNSEEN inline void wait_for_engine(uint32_t barrier, uint32_t parity) {
       me.flights[n_left++] = flight;
       continue;
     }
-    for (uint32_t at = 0; at < flight.n_bytes; at += 16) at_shared<uint4>(flight.to + at) = *reinterpret_cast<const uint4*>(flight.from + at);
+    const auto* const from = static_cast<const uint4*>(flight.from);
+    for (uint32_t k = 0; k < flight.n_bytes / 16; ++k) at_shared<uint4>(flight.to + 16 * k) = from[k];
     at_shared<uint2>(barrier).x -= flight.n_bytes;
   }
   me.n_flights = n_left;
@@ -244,7 +245,6 @@ UNSEEN inline void wait_for_engine(uint32_t barrier, uint32_t parity) {
 inline float quotient(float a, float b) { return a / b; }
 template <class V>
 V read_together(const V& place) { return __shfl_sync(kWarp, read_now(place), 0); }
-inline void hide(int&) {}
 inline void and_in_place(uint32_t& word, uint32_t mask) { word &= mask; }
 inline uint32_t pick(bool first, uint32_t a, uint32_t b) { return first ? a : b; }
 inline float max_or_nan(float a, float b) { return isnan(a) || isnan(b) ? NAN : a > b ? a : b; }

@@ -33,7 +33,7 @@ namespace on_cpu {
 }
 
 struct Copy { uint32_t to, group; const void* from; };
-struct Flight { uint32_t to, n_bytes, barrier; const char* from; };  // a copy by the engine
+struct Flight { uint32_t to, n_bytes, barrier; const void* from; };  // a copy by the engine
 struct Fiber {
   ucontext_t context;
   void* thread;  // as which cuda_races_on_cpu.h knows it

@@ -52,6 +52,25 @@ def test_every_bandwidth_in_the_table_is_in_the_committed_results():
     assert shown == [measured[name] for name in names]
 
 
+def test_every_figure_of_the_h200_is_in_the_committed_results():
+    rows = [row for row in results("roofline-h200.csv") if row["layout"] == "contiguous"]
+    probed = [row for row in rows if row["what"] == "fused_probe"]
+
+    def gbps(case: str, dtype: str = "bfloat16", d: int = 4096, data: str = "tokens") -> str:
+        (row,) = [row for row in probed if (row["case"], row["dtype"], row["d"], row["data"]) == (case, dtype, str(d), data)]
+        return f"{float(row['gbps']):,.0f}"
+
+    everything = "all statistics"
+    names = [(everything,), (f"{everything} and int8_per_token",), (everything, "float32")]
+    names += [(everything, "bfloat16", 4096, "zeros"), (everything, "bfloat16", 128)]
+    shown = re.search(r"`roofline-h200\.csv`\), in GB/s of the ([\d,]+) that it reads: (.*?)\. There .*? takes (.*?)\. It is", README, re.DOTALL)
+    assert shown[1] == f"{float(rows[0]['gbps']):,.0f}" and rows[0]["case"] == "ceiling"
+    assert re.findall(r"([\d,]+) (?:at|with|in|of)\b", shown[2]) == [gbps(*name) for name in names]
+    small = [row for row in probed if row["case"] == f"{everything}, small"]
+    device, host = ({f"{float(row[name]):.0f}" for row in small} for name in ("time_us", "host_us"))
+    assert (device, host) == ({"20", "21"}, {"7"}) and shown[3] == "20 to 21 µs of\nthe GPU and 7 µs of the host"
+
+
 def test_every_overhead_in_the_table_is_in_the_committed_results():
     measured = {(row["model"], row["what"]): row for row in results("model-overhead-h100-80gb-hbm3.csv")}
     shown = re.findall(r"^\| (Qwen3-\S+) shape.*?\| ([\d.]+) \| ([\d.]+) \| ([\d.]+) % \|$", README, re.MULTILINE)

@@ -18,15 +18,15 @@ WIDTHS = (64, 576, 1024, 2048, 4096, 12288)  # each manner of holding rows: side
 OPTIONS = ({}, {"int8_per_token": True, "n_samples": 3}, {"counts": False, "medians": False, "topk": 7})
 
 
-def update_each(device: str, backend: str) -> None:
+def update_each() -> None:
     """The subset: two updates of each width, dtype and set of options, with a mask and without."""
     for d in WIDTHS:
         for dtype in (torch.bfloat16, torch.float16, torch.float32):
-            x = noise(150, d, dtype=dtype).to(device)
+            x = noise(150, d, dtype=dtype).cuda()
             for options in OPTIONS:
-                state = ProbeState(d, dtype, device, backend=backend, **options)
+                state = ProbeState(d, dtype, "cuda", backend="cuda", **options)
                 state.update(x)
-                state.update(x, torch.arange(150, device=device) % 3 > 0)
+                state.update(x, torch.arange(150, device="cuda") % 3 > 0)
                 state.summary()
 
 
@@ -41,4 +41,4 @@ def test_a_sanitizer_finds_nothing(tool):
 
 
 if __name__ == "__main__":
-    update_each("cuda", "cuda")
+    update_each()
