@@ -19,17 +19,19 @@ enum Counter {
   kZeroMedian,
   kOutsideSamples,
   kRatios,
-  kPads,      // slots of tiles, and elements of slow rows: what is more than elements are zeros of the table that are none
+  kPads,      // elements of slow rows, which are in tiles as zeros, too
+  kPlaces,    // of rows in tiles, each of Geometry::slots elements: what is more than rows have are zeros of the table
   kRowsKept,
   kCounters
 };
 
 constexpr uint32_t kNoRow = 0xFFFFFFFFu;
 constexpr long long kNoRecord = -0x40000000000000;  // the key of nan, below that of any row
-constexpr int kMostWarps = 16;  // of a block
-// Of a warp: its part of what teams exchange (two turns of 16 rows), and of the lists of elements that may be medians: what
+constexpr int kMostWarps = 24;  // of a block
+constexpr int kExactCells = 128;  // see cuda_exact.cuh
+// Of a warp: its part of what teams exchange (two turns of two rows), and of the lists of elements that may be medians: what
 // each lane found, and what all did.
-constexpr int kExchangeBytes = 2 * 16 * 16, kListRoom = 256, kLaneRoom = 8;
+constexpr int kExchangeBytes = 2 * 2 * 16, kListRoom = 256, kLaneRoom = 8;
 struct FineList {
   uint16_t of_lanes[kLaneRoom][32], low_halves[kListRoom];
   uint32_t n[32];
@@ -38,6 +40,7 @@ struct FineList {
 struct Control {
   unsigned long long counters[kCounters];
   unsigned long long exchange[kMostWarps];
+  uint32_t exact[kExactCells][2];
   BlockRecord record;
   Entry worst;  // of the list, once it is full
   unsigned long long worst_key;  // of the list, see list_key; 0 until it is full
@@ -56,11 +59,11 @@ struct __align__(16) Facts {
   uint32_t waiting_row[32], waiting_bits[32];
   uint64_t arrived[2];
 };
-constexpr size_t kControlBytes = (sizeof(Control) + 15) / 16 * 16;
+constexpr size_t kControlBytes = (sizeof(Control) + 127) / 128 * 128;
 
 // A block's shared memory: Control, the table of counts and the rows on their way (at the end an arena to sort in), and
 // what Geometry says. Functions and not pointers, so that the compiler sees everywhere that it is shared memory.
-extern __shared__ __align__(16) char shared[];
+extern __shared__ __align__(128) char shared[];
 __device__ __forceinline__ Control& control() { return *reinterpret_cast<Control*>(shared); }
 __device__ __forceinline__ uint32_t* table() { return reinterpret_cast<uint32_t*>(shared + kControlBytes); }
 __device__ __forceinline__ Entry* arena() { return reinterpret_cast<Entry*>(shared + kControlBytes); }
@@ -97,6 +100,7 @@ __device__ __forceinline__ void block_begin(const Launch& a) {
 #pragma unroll 4
   for (int i = threadIdx.x; i < a.g.n_bins / 4; i += blockDim.x) cells[i] = make_uint4(0, 0, 0, 0);
   for (int i = threadIdx.x; i < kCounters; i += blockDim.x) c.counters[i] = 0;
+  for (int i = threadIdx.x; i < 2 * kExactCells; i += blockDim.x) c.exact[0][i] = 0;
   if (threadIdx.x == 0) {
     const float nan = bits_float(0x7FC00000u), inf = bits_float(kInfinity);
     c.record = {{nan, nan, nan, kNoToken}, {nan, nan, nan, kNoToken}, kNoToken, kNoToken, -inf, inf, 0, 0};

@@ -76,7 +76,7 @@ __device__ __forceinline__ void block_close(const Launch& a) {
   Control& c = control();
   const Fields& f = a.f;
   // Zeros of the table that are no elements: pads, and what slow rows counted as such.
-  const unsigned long long no_elements = c.counters[kPads] - c.counters[kRowsKept] * a.o.d;
+  const unsigned long long no_elements = c.counters[kPads] + c.counters[kPlaces] * a.g.slots - c.counters[kRowsKept] * a.o.d;
   if (const uint32_t i = blockDim.x - 1 - threadIdx.x; i < kPads) {  // a lane of the last warp for each counter
     unsigned long long n = c.counters[i];
     if (i == kFiniteElements) {
@@ -91,6 +91,7 @@ __device__ __forceinline__ void block_close(const Launch& a) {
     int64_t* const* const fields = &f.n_elements;  // n_tokens lies behind it, then the rest
     if (int64_t* const field = fields[i + (i > 0)]) add_to(field, n);
   }
+  flush_exact(a, threadIdx.x, blockDim.x);
   __syncthreads();
   flush_counts<T>(a);
   __syncthreads();

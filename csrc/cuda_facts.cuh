@@ -34,19 +34,25 @@ static __device__ __forceinline__ void fold_sums(const Launch& a, int n, int n_s
     sum = ((part[0] + part[1]) + (part[2] + part[3])) + ((part[4] + part[5]) + (part[6] + part[7]));
   }
   const uint4 row = facts_of(a).rows[lane_id()];
-  add_exactly_warp(a.f.sum, sum, lane_id() < n && row.x != kNoRow && row.z != kSlow);
+  add_exactly_block<kSum>(a, sum, lane_id() < n && row.x != kNoRow && row.z != kSlow);
   __syncwarp();
 }
 
-template <class T>
-__device__ __forceinline__ void fold_facts(const Launch& a, int n) {
-  Control& c = control();
-  const Fields& f = a.f;
+// The facts of the row that this lane folds.
+__device__ __forceinline__ uint4 facts_of_lane(const Launch& a) {
   __syncwarp();
   const uint4 facts = facts_of(a).rows[lane_id()];
+  __syncwarp();
+  return facts;
+}
+
+// facts: as in Facts::rows, those of the first n lanes.
+template <class T>
+__device__ __forceinline__ void fold_facts(const Launch& a, const uint4& facts, int n) {
+  Control& c = control();
+  const Fields& f = a.f;
   const uint32_t row = lane_id() < n ? facts.x : kNoRow;
   uint32_t top = facts.y, flag = facts.z;
-  __syncwarp();
 #pragma unroll 1
   for (unsigned todo = __ballot_sync(kWarp, row != kNoRow && flag == kSlow); todo; todo &= todo - 1) {
     const SlowFacts slow = slow_row<T>(a, __shfl_sync(kWarp, row, __ffs(todo) - 1));
@@ -63,41 +69,40 @@ __device__ __forceinline__ void fold_facts(const Launch& a, int n) {
   if (lane_id() == 0 && largest > read_now(c.record.absmax_bits) && f.counts && sizeof(typename T::Bits) == 2)
     atomicMax(&c.record.absmax_bits, largest);
 
-  const unsigned rows = __popc(__ballot_sync(kWarp, on));
-  const unsigned zero_median = __popc(__ballot_sync(kWarp, known && absmax > 0 && median == 0));
-  const unsigned which_massive = __ballot_sync(kWarp, known && absmax > 0 && is_massive(a.o, token));
-  const unsigned massive = __popc(which_massive);
-  unsigned outside = 0;
+  const unsigned massive = __ballot_sync(kWarp, known && absmax > 0 && is_massive(a.o, token));
+  unsigned votes = 0;  // what this lane counts: see below
+  const auto vote = [&](Counter counter, unsigned lanes) { votes = pick(lane_id() == counter, lanes, votes); };
+  vote(kRowsKept, __ballot_sync(kWarp, on)), vote(kPlaces, __ballot_sync(kWarp, lane_id() < n)), vote(kMassiveTokens, massive);
+  vote(kZeroMedian, __ballot_sync(kWarp, known && absmax > 0 && median == 0));
   if (f.sample_absmax) {
     const int64_t sample = on ? sample_of(a, row, id) : 0;
     const bool inside = sample >= 0 && sample < a.o.n_samples;
-    outside = __popc(__ballot_sync(kWarp, on && !inside));
+    vote(kOutsideSamples, __ballot_sync(kWarp, on && !inside));
     if (on && inside && __ldcg(f.sample_absmax + sample) < absmax)
       max_global(f.sample_absmax + sample, absmax_bits);
     // Rows of one sample add once.
     const unsigned same = __match_any_sync(kWarp, on && inside ? static_cast<int>(sample) : -1);
     if (on && inside && __ffs(same) - 1 == lane_id()) {
       add_global(f.sample_tokens + sample, __popc(same));
-      if (same & which_massive) add_global(f.sample_massive + sample, __popc(same & which_massive));
+      if (same & massive) add_global(f.sample_massive + sample, __popc(same & massive));
     }
   }
 
-  unsigned ratios = 0;
   if (f.ratio_table) {
     const bool has_ratio = known && absmax > 0, has_finite = has_ratio && isfinite(ratio);
-    ratios = __popc(__ballot_sync(kWarp, has_finite));
+    vote(kRatios, __ballot_sync(kWarp, has_finite));
     const int cell = has_ratio ? ratio_row(absmax) * kRatioCols + ratio_col(ratio) : -1;
     const unsigned same = __match_any_sync(kWarp, cell);
     if (cell >= 0 && __ffs(same) - 1 == lane_id())
       add_global(f.ratio_table + cell, __popc(same));
-    add_exactly_warp(f.ratio_sum, ratio, has_finite);
-    add_exactly_warp(f.ratio_square_sum, static_cast<double>(ratio) * ratio, has_finite);
+    add_exactly_block<kRatioSum>(a, ratio, has_finite);
+    add_exactly_block<kRatioSquareSum>(a, static_cast<double>(ratio) * ratio, has_finite);
   }
-  // A lane for each counter: they are loops of compare and swap.
-  const int lane = lane_id();
-  const unsigned mine = lane == kRowsKept ? rows : lane == kPads ? static_cast<unsigned>(n * a.g.slots) : lane == kZeroMedian ? zero_median
-                      : lane == kMassiveTokens ? massive : lane == kOutsideSamples ? outside : lane == kRatios ? ratios : 0;
-  count(static_cast<Counter>(lane), mine);
+  // A lane for each counter. None passes the number of rows, so its lower half is enough: of 64 bits it is a loop.
+  const unsigned mine = __popc(votes);
+  uint32_t* const lower = reinterpret_cast<uint32_t*>(c.counters + min(lane_id(), kCounters - 1));
+  const uint32_t before = mine ? atomicAdd(lower, mine) : 0;
+  if (__any_sync(kWarp, lane_id() == kRowsKept && (before ^ (before + mine)) >= kRowsAFlush)) flush_exact(a, lane_id(), 32);
 
   // Records: few rows come near one, so those that do go through the lock one by one. Of rows that tie, only the first, and
   // where rows order as ids do none that ties with a record of an earlier row.

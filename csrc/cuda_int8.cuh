@@ -96,10 +96,10 @@ __device__ __forceinline__ void fold_int8(const Launch& a, int n, uint32_t sums)
   const bool on = lane_id() < n && row.x != kNoRow && row.z != kSlow && row.y != 0;
   const float m = bits_float(T::wide(static_cast<typename T::Bits>(row.y)));
   const double unlift = lift_of(m) > 1 ? 0x1p-80 : 1.0, scale = static_cast<double>(m) * (1.0 / 127);
-  add_exactly_warp(a.f.int8_square_sum, bits_float(all.x) * (unlift * unlift), on);
-  add_exactly_warp(a.f.int8_abs_sum, bits_float(all.y), on);
-  add_exactly_warp(a.f.int8_error_square_sum, bits_float(all.z) * (scale * scale), on);
-  add_exactly_warp(a.f.int8_error_abs_sum, bits_float(all.w) * scale, on);
+  add_exactly_warp(a.f.int8_square_sum, {bits_float(all.x) * (unlift * unlift), on});
+  add_exactly_warp(a.f.int8_abs_sum, {bits_float(all.y), on});
+  add_exactly_warp(a.f.int8_error_square_sum, {bits_float(all.z) * (scale * scale), on});
+  add_exactly_warp(a.f.int8_error_abs_sum, {bits_float(all.w) * scale, on});
   __syncwarp();
 }
 

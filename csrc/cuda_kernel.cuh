@@ -268,7 +268,7 @@ __device__ __forceinline__ void probe(const Launch& a) {
     fold_sums(a, n_facts, TileT::kSums);
     if constexpr (!kAll || kInt8)
       if (kInt8 || a.f.int8_square_sum) fold_int8<T, TileT::kSums>(a, n_facts, int8_sums);
-    if (team.rank == 0) fold_facts<T>(a, n_facts);
+    if (team.rank == 0) fold_facts<T>(a, facts_of_lane(a), n_facts);
   }
 
   if (team.index < a.g.n_teams && team.rank == 0) offer_rows<T>(a, kNoRow, 0, false);  // those that still wait
@@ -302,9 +302,9 @@ __global__ void __launch_bounds__(kSlowWarps * 32, 1) slow_kernel(const __grid_c
   for (uint64_t row = warp_id() * gridDim.x + blockIdx.x; row < a.n_rows; row += n_warps) {
     if (a.mask && !a.mask[row]) continue;
     if (lane_id() == 0) facts.rows[n_facts] = make_uint4(static_cast<uint32_t>(row), 0, kSlow, 0);
-    if (++n_facts == 32) fold_facts<T>(a, n_facts), n_facts = 0;
+    if (++n_facts == 32) fold_facts<T>(a, facts_of_lane(a), n_facts), n_facts = 0;
   }
-  if (n_facts) fold_facts<T>(a, n_facts);
+  if (n_facts) fold_facts<T>(a, facts_of_lane(a), n_facts);
   offer_rows<T>(a, kNoRow, 0, false);
   __syncthreads();
   block_close<T>(a);

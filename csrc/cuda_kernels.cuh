@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "cuda_kernel.cuh"
+#include "cuda_narrow.cuh"
 
 namespace maxact::cuda {
 
@@ -15,6 +15,11 @@ Kernel kernel() {
   constexpr int kSums = Tile<T, P, R, kSide, kWarps, kVectors>::kSums;
   return {reinterpret_cast<const void*>(&probe_kernel<T, P, R, kSide, kWarps, kVectors, kTeam, kAll, kInt8>), P, R, kSide, kWarps,
           kSums, kStagesOf<T, P, R, kWarps, kSums, kVectors && kAll>, kTeam, kAll, kInt8};
+}
+
+template <class T, int P, int kWarps>
+Kernel narrow() {
+  return {reinterpret_cast<const void*>(&narrow_kernel<T, P, kWarps>), P, 1, 32, kWarps, 1, 1, false, true, false};
 }
 
 // Widths of a lane: 16 bytes (several rows side by side where they are short) to 320; beyond, teams of warps. A tile is one
@@ -30,7 +35,6 @@ std::vector<Kernel> list_kernels(bool vectors) {
 #else
   if (!vectors) return {slow, kernel<T, 1, 8, 1, 8, false, false, false>(), kernel<T, 8, 2, 1, 8, false, true, false>()};
   std::vector<Kernel> list{slow,
-                           kernel<T, 1, 8, 4, 16, true, false, true>(),
                            kernel<T, 1, 8, 1, 16, true, false, true>(),
                            kernel<T, 4, 2, 1, 16, true, false, true>(),
                            kernel<T, 8, 1, 1, 16, true, false, true>(),
@@ -45,8 +49,12 @@ std::vector<Kernel> list_kernels(bool vectors) {
                            kernel<T, 16, 1, 1, 8, true, false, false>(),
                            kernel<T, 16, 1, 1, 8, true, true, false>(),
                            kernel<T, 20, 1, 1, 8, true, true, false>()};
+  if constexpr (std::is_same_v<T, Float32>)
+    list.push_back(kernel<T, 1, 8, 4, 16, true, false, true>());
+  else
+    list.insert(list.end(), {narrow<T, 8, std::is_same_v<T, BFloat16> ? 24 : 16>(), narrow<T, 16, std::is_same_v<T, BFloat16> ? 16 : 8>()});
   if constexpr (std::is_same_v<T, BFloat16>)
-    list.insert(list.end(), {kernel<T, 1, 8, 2, 16, true, false, true>(), kernel<T, 5, 2, 2, 16, true, false, true>(),
+    list.insert(list.end(), {kernel<T, 5, 2, 2, 16, true, false, true>(),
                              kernel<T, 2, 4, 1, 16, true, false, true>(), kernel<T, 6, 1, 1, 16, true, false, true>(),
                              kernel<T, 12, 1, 1, 12, true, false, true>(), kernel<T, 12, 1, 1, 12, true, true, true>(),
                              kernel<T, 8, 1, 1, 16, true, false, true, true>(), kernel<T, 16, 1, 1, 8, true, false, true, true>(),

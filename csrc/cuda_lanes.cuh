@@ -24,10 +24,10 @@ struct Lanes {
 
   // The pass whose books this lane keeps (none if it is R or more); matrix units leave the sums of pass p in column p,
   // that is in lanes with lane % 4 == p / 2, hence the order of the bits.
-  // A single row has no keeper: every lane keeps its books, and nothing is sent.
-  static constexpr bool kAlone = R == 1 && kSide == 1;
+  // A single row has no keeper: every lane keeps its books, and nothing is sent; nor where each lane has a row of its own.
+  static constexpr bool kAlone = R == 1 && kSide == 1, kOwn = R == 1 && kSide == 32;
   __device__ static __forceinline__ int pass() {
-    if (kAlone) return 0;
+    if (kAlone || kOwn) return 0;
     const int lane = lane_id();
     return (lane & 3) * 2 | (lane >> 2 & 1);
   }
@@ -44,7 +44,7 @@ struct Lanes {
   // What the keeper of this lane's row in `pass` holds.
   template <class V>
   __device__ static __forceinline__ V of(V value, int pass) {
-    if constexpr (kAlone) return value;
+    if constexpr (kAlone || kOwn) return value;
     return __shfl_sync(kWarp, value, kSide == 1 ? keeper(pass) : (lane_id() & ~(kPerRow - 1)) | keeper(pass));
   }
 

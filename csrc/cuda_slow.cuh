@@ -3,6 +3,7 @@
 // any row, at some hundredth of the speed of a whole device.
 #pragma once
 
+#include "cuda_exact.cuh"
 #include "cuda_read.cuh"
 
 namespace maxact::cuda {
@@ -19,7 +20,7 @@ struct SlowFacts {
 
 // Adds the sum over the lanes of their parts to an exact sum.
 static __device__ __noinline__ void add_parts(int64_t* bins, double part) {
-  add_exactly_warp(bins, reduce_warp(part, Add()), lane_id() == 0);
+  add_exactly_warp(bins, {reduce_warp(part, Add()), lane_id() == 0});
 }
 
 // Everything of a row but what fold_facts does with the facts that it returns. All lanes of a warp.

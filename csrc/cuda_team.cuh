@@ -11,7 +11,7 @@ struct __align__(16) Slice {
   float ratio, peak, spare;
 };
 
-static_assert(sizeof(Slice) * 2 * 16 == kExchangeBytes);
+static_assert(sizeof(Slice) * 2 * 2 == kExchangeBytes);  // kernels for teams take at most two rows at a time
 
 // kTeam: whether there are any; a warp alone agrees with itself, without a word.
 template <bool kTeam>
@@ -31,7 +31,7 @@ struct Team {
     if (kTeam && size > 1) wait_at(index + 1, size * 32);
   }
   __device__ __forceinline__ Slice* slices(const Launch& a, int row) {
-    return reinterpret_cast<Slice*>(shared + a.g.exchange_at) + ((index * 2 + turn) * 16 + (row & 15)) * size;
+    return reinterpret_cast<Slice*>(shared + a.g.exchange_at) + ((index * 2 + turn) * 2 + (row & 1)) * size;
   }
   // The sum over the team of a number of this lane's row.
   template <class L>

@@ -1,4 +1,4 @@
-// What a warp does together: reductions, locks, exact sums.
+// What a warp does together: reductions and locks.
 #pragma once
 
 #include "cuda_asm.cuh"
@@ -45,24 +45,6 @@ __device__ __forceinline__ void release(unsigned* lock) {
   __syncwarp();
   if (lane_id() == 0) atomicExch(lock, 0u);
   __syncwarp();
-}
-
-// Adds each lane's addend to the exact sum `bins` (rules.h, add_exactly): one atomic for each exponent in the warp.
-// A row's sum has the exponents of a float32 or its square: never a subnormal float64.
-__device__ __forceinline__ void add_exactly_warp(int64_t* bins, double addend, bool on) {
-  const int64_t bits = __double_as_longlong(addend);
-  const int field = static_cast<int>(bits >> 52) & 0x7FF;
-  const int index = on && field ? field - 1022 - kExponentMin : -1;
-  const double fraction = __longlong_as_double((bits & ~(0x7FFll << 52)) | (1022ll << 52));
-  const int mantissa = __double2int_rn(fraction * 0x1p24);
-  unsigned todo = __ballot_sync(kWarp, index >= 0);
-  while (todo) {
-    const int leader = __ffs(todo) - 1;
-    const bool mine = index == __shfl_sync(kWarp, index, leader);
-    const int total = __reduce_add_sync(kWarp, mine ? mantissa : 0);
-    if (lane_id() == leader && total) add_global(bins + index, static_cast<unsigned long long>(int64_t{total}));
-    todo &= ~__ballot_sync(kWarp, mine);
-  }
 }
 
 }  // namespace maxact::cuda

@@ -161,7 +161,7 @@ UNSEEN void mma(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a
     for (int k = 0; k < 16; ++k) {
       const int word = k / 8, from = k % 8 / 2, half = k % 2 * 16;
       const uint32_t b = words[column * 4 + from][4 + word] >> half & 0xFFFF;
-      if (b) sum += value(words[quad * 4 + from][row + 2 * word] >> half & 0xFFFF) * value(b);
+      sum += value(words[quad * 4 + from][row + 2 * word] >> half & 0xFFFF) * value(b);  // nan, too, of inf and 0
     }
     c[i] = static_cast<float>(sum);
   }
@@ -187,11 +187,13 @@ void add_ones(uint32_t base, uint32_t w0, uint32_t w1, uint32_t w2, uint32_t w3)
     add_shared(base + (w >> 16) * 4, 1);
   }
 }
-// A copy is written when its thread has waited for it, which nobody else sees before a barrier.
+// A copy is written when its thread has waited for it, which nobody else sees before a barrier, but may come at any time from
+// where it is asked for: that is a write that races see, too.
 UNSEEN inline void copy_async(uint32_t to, const void* from) {
   on_cpu::Fiber& me = on_cpu::me();
   if (me.n_copies == 64) on_cpu::fail("has too many copies on their way");
   me.copies[me.n_copies++] = {to, me.n_groups, from};
+  races::may_write(&at_shared<uint4>(to));
 }
 UNSEEN inline void copies_end() { ++on_cpu::me().n_groups; }
 inline void write_copy(uint32_t to, const void* from) { at_shared<uint4>(to) = *static_cast<const uint4*>(from); }

@@ -57,7 +57,7 @@ struct Barrier {
   unsigned n_here;
   char turns[2];
 };
-constexpr int kMostThreads = 512;
+constexpr int kMostThreads = 768;
 struct alignas(4096) Block {
   Warp warps[kMostThreads / 32];
   Barrier barriers[16];

@@ -22,6 +22,8 @@ pytestmark = pytest.mark.skipif(
 # (Fences between blocks order nothing that is seen here: blocks run one after the other.)
 ORDERS = {
     "lanes": ("cuda_facts.cuh", "  __syncwarp();\n  const float* const sums", "rows side by side"),
+    "lanes that copy": ("cuda_narrow.cuh", "    __syncwarp();  // pieces that", "a row a lane"),
+    "lanes that copy more": ("cuda_narrow.cuh", "    __syncwarp();  // every lane has taken", "many tiles a warp"),
     "warps": ("cuda_kernel.cuh", "  __syncthreads();\n  flush_peaks", "rows side by side"),
     "a team": ("cuda_team.cuh", "    meet();\n    int all = 0", "teams"),
     "the engine": ("cuda_rows.cuh", "    __syncwarp();  // every lane has taken", "one row a tile"),
@@ -40,7 +42,9 @@ IDS = torch.arange(96) % 7 << 32 | torch.arange(96) % 50
 RISING = torch.linspace(1e-3, 1e3, 96 * 512).view(96, 512).to(B16)
 # Updates (x, mask, token_ids), options, and blocks if not two: each manner of holding rows and each way through the end of a block.
 CASES = {
-    "rows side by side": ([(hazards(40, 64, B16), None, None)], {}),
+    "a row a lane": ([(hazards(100, 64, B16), None, None)], {}),
+    "a row a lane, masked": ([(hazards(100, 120, F16), mask(100), None)], {}),
+    "rows side by side": ([(hazards(40, 576, B16), None, None)], {}),
     "rows side by side, masked": ([(hazards(40, 64, B16), mask(40), None)], EVERYTHING),
     "few statistics": ([(hazards(40, 64, B16), None, None)], FEW),
     "several rows a tile": ([(hazards(40, 1024, F16), mask(40), None)], {}),
