@@ -6,9 +6,16 @@
 namespace maxact::cuda {
 
 // What an addend adds to which bin (-1: nothing). A row's sum has the exponents of a float32 or its square: never a subnormal
-// float64.
+// float64. Of a float32 that is not subnormal either, the mantissa is that of its bits.
 struct Addend {
   int index, mantissa;
+  __device__ __forceinline__ Addend(float addend, bool on) {
+    const uint32_t bits = float_bits(addend), field = bits >> 23 & 0xFF;
+    const int magnitude = static_cast<int>((bits & 0x7FFFFF) | 0x800000);
+    index = on && field ? static_cast<int>(field) - 126 - kExponentMin : -1;
+    mantissa = static_cast<int>(bits) < 0 ? -magnitude : magnitude;
+    if (__any_sync(kWarp, on && !field && addend != 0)) *this = Addend(static_cast<double>(addend), on);
+  }
   __device__ __forceinline__ Addend(double addend, bool on) {
     const int64_t bits = __double_as_longlong(addend);
     const int field = static_cast<int>(bits >> 52) & 0x7FF;
@@ -43,8 +50,7 @@ __device__ __forceinline__ int64_t* bins_of(const Fields& f, ExactSum sum) {
 }
 
 template <ExactSum kWhich>
-__device__ __forceinline__ void add_exactly_block(const Launch& a, double value, bool on) {
-  Addend addend(value, on);
+__device__ __forceinline__ void add_exactly_block(const Launch& a, Addend addend) {
   const unsigned cell = static_cast<unsigned>(addend.index - first_bin(kWhich));
   if (cell < n_cells(kWhich)) {
     const uint32_t digits = shared_address(control().exact[first_cell(kWhich)]) + cell * 8;

@@ -34,7 +34,7 @@ static __device__ __forceinline__ void fold_sums(const Launch& a, int n, int n_s
     sum = ((part[0] + part[1]) + (part[2] + part[3])) + ((part[4] + part[5]) + (part[6] + part[7]));
   }
   const uint4 row = facts_of(a).rows[lane_id()];
-  add_exactly_block<kSum>(a, sum, lane_id() < n && row.x != kNoRow && row.z != kSlow);
+  add_exactly_block<kSum>(a, {sum, lane_id() < n && row.x != kNoRow && row.z != kSlow});
   __syncwarp();
 }
 
@@ -65,9 +65,8 @@ __device__ __forceinline__ void fold_facts(const Launch& a, const uint4& facts, 
   const float ratio = absmax / median;
   const Token token{absmax, median, ratio, id};
 
-  const uint32_t largest = __reduce_max_sync(kWarp, absmax_bits);
-  if (lane_id() == 0 && largest > read_now(c.record.absmax_bits) && f.counts && sizeof(typename T::Bits) == 2)
-    atomicMax(&c.record.absmax_bits, largest);
+  if (sizeof(typename T::Bits) == 2 && f.counts && absmax_bits > read_now(c.record.absmax_bits))
+    atomicMax(&c.record.absmax_bits, absmax_bits);
 
   const unsigned massive = __ballot_sync(kWarp, known && absmax > 0 && is_massive(a.o, token));
   unsigned votes = 0;  // what this lane counts: see below
@@ -93,10 +92,10 @@ __device__ __forceinline__ void fold_facts(const Launch& a, const uint4& facts, 
     vote(kRatios, __ballot_sync(kWarp, has_finite));
     const int cell = has_ratio ? ratio_row(absmax) * kRatioCols + ratio_col(ratio) : -1;
     const unsigned same = __match_any_sync(kWarp, cell);
-    if (cell >= 0 && __ffs(same) - 1 == lane_id())
-      add_global(f.ratio_table + cell, __popc(same));
-    add_exactly_block<kRatioSum>(a, ratio, has_finite);
-    add_exactly_block<kRatioSquareSum>(a, static_cast<double>(ratio) * ratio, has_finite);
+    add_exactly_block<kRatioSum>(a, {ratio, has_finite});
+    add_exactly_block<kRatioSquareSum>(a, {static_cast<double>(ratio) * ratio, has_finite});
+    // Asked for before the sums, since it takes its time.
+    if (cell >= 0 && __ffs(same) - 1 == lane_id()) add_global(f.ratio_table + cell, __popc(same));
   }
   // A lane for each counter. None passes the number of rows, so its lower half is enough: of 64 bits it is a loop.
   const unsigned mine = __popc(votes);
@@ -107,17 +106,17 @@ __device__ __forceinline__ void fold_facts(const Launch& a, const uint4& facts, 
   // Records: few rows come near one, so those that do go through the lock one by one. Of rows that tie, only the first, and
   // where rows order as ids do none that ties with a record of an earlier row.
   const long long peak_key = list_key(a, absmax_bits, row), ratio_key = list_key(a, float_bits(ratio), row);
-  const auto near_record = [&](bool has, long long key, const long long& kept) {
-    const uint32_t bits = static_cast<uint32_t>(key >> 32), most = __reduce_max_sync(kWarp, has ? bits : 0);
-    const bool candidate = has && bits == most && key >= read_now(kept);
-    const int64_t first = a.ids ? reduce_warp(candidate ? id : kNoToken, Min()) : __reduce_min_sync(kWarp, candidate ? row : kNoRow);
-    return candidate && id == first;
-  };
-  const bool peak = near_record(known, peak_key, c.peak_key);
-  const bool widest = near_record(known && absmax > 0, ratio_key, c.ratio_key);
-  if (unsigned todo = __ballot_sync(kWarp, peak || widest)) {
+  bool peak = known && peak_key >= read_now(c.peak_key), widest = known && absmax > 0 && ratio_key >= read_now(c.ratio_key);
+  if (__any_sync(kWarp, peak || widest)) {
+    const auto first_of_largest = [&](bool has, uint32_t bits) {
+      const uint32_t most = __reduce_max_sync(kWarp, has ? bits : 0);
+      const bool candidate = has && bits == most;
+      const int64_t first = a.ids ? reduce_warp(candidate ? id : kNoToken, Min()) : __reduce_min_sync(kWarp, candidate ? row : kNoRow);
+      return candidate && id == first;
+    };
+    peak = first_of_largest(peak, absmax_bits), widest = first_of_largest(widest, float_bits(ratio));
     acquire(&c.lock);
-    for (; todo; todo &= todo - 1) {
+    for (unsigned todo = __ballot_sync(kWarp, peak || widest); todo; todo &= todo - 1) {
       if (lane_id() == __ffs(todo) - 1) {
         if (larger_peak(token, c.record.peak)) c.record.peak = token, write_now(c.peak_key, peak_key);
         if (absmax > 0 && larger_ratio(token, c.record.ratio)) c.record.ratio = token, write_now(c.ratio_key, ratio_key);

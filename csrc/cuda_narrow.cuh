@@ -185,7 +185,7 @@ __device__ __forceinline__ void probe_narrow(const Launch& a) {
       for (const uint32_t word : tile.w[0]) n += ((word & 0xFFFF) > most) + (word >> 16 > most);
       if (massive) count(kMassiveElements, n - (a.g.slots - d) / 2);
     }
-    add_exactly_block<kSum>(a, sum, on);
+    add_exactly_block<kSum>(a, {sum, on});
     fold_facts<T>(a, make_uint4(this_row, top, is_slow ? kSlow : median, 0), 32);
   }
 

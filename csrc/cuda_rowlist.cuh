@@ -57,11 +57,14 @@ __device__ __forceinline__ void wait_for_none(const Launch& a) { facts_of(a).wai
 template <class T>
 __device__ __forceinline__ void offer_rows(const Launch& a, uint32_t row, uint32_t bits, bool on) {
   Control& c = control();
-  if (const unsigned long long key = list_key(a, bits, row); on && key > read_now(c.bar)) max_global(a.scratch.slots + row % a.o.topk, key);
   Facts& facts = facts_of(a);
-  const uint32_t old_row = facts.waiting_row[lane_id()], old_bits = facts.waiting_bits[lane_id()];
+  const unsigned long long key = list_key(a, bits, row), least = read_now(c.bar);
+  const uint32_t old_row = facts.waiting_row[lane_id()];
+  if (!__any_sync(kWarp, (on && key >= least) || old_row != kNoRow)) return;
+  if (on && key > least) max_global(a.scratch.slots + row % a.o.topk, key);
+  const uint32_t old_bits = facts.waiting_bits[lane_id()];
   const unsigned long long old_key = list_key(a, old_bits, old_row);
-  facts.waiting_row[lane_id()] = on ? row : kNoRow, facts.waiting_bits[lane_id()] = bits;
+  facts.waiting_row[lane_id()] = on && key >= least ? row : kNoRow, facts.waiting_bits[lane_id()] = bits;
   if (!__any_sync(kWarp, old_row != kNoRow && old_key >= read_now(c.bar))) return;
   const unsigned long long bar = read_bar(a);
   if (lane_id() == 0) atomicMax(&c.bar, bar);
