@@ -52,6 +52,10 @@ class CleanBuild(build):
 
 
 class BuildExtension(build_ext):
+    def finalize_options(self):
+        super().finalize_options()
+        self.parallel = self.parallel or True  # g++ and nvcc side by side
+
     def build_extension(self, extension):
         import pybind11
 

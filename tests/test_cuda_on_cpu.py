@@ -63,6 +63,14 @@ def test_tiles_that_nobody_was_dealt_are_taken_once(run):
     assert_agrees(ours, REFERENCE.probe(x), x)
 
 
+def test_exact_sums_leave_the_block_in_time_and_whatever_their_exponents(run):
+    x = torch.ones(9000, 64).bfloat16()  # a block of more rows than its sums wait for
+    x[::7] *= -(2.0 ** -torch.arange(0, 126, 5)).repeat(52)[: len(x[::7]), None].bfloat16()
+    x[5::9, 3] = 2.0**20
+    x[8::9, 4:] = 2.0**-100  # a ratio's square beyond what waits in the block
+    assert_agrees(run((x, None, None), environment={"N_MULTIPROCESSORS": "1"}), REFERENCE.probe(x), x)
+
+
 @pytest.mark.parametrize("data", ["equal", "zeros", "one huge", "ascending", "two values", "positive"])
 def test_rows_that_tie_and_rows_of_few_values(run, data):
     n, d = 300, 512
