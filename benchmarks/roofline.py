@@ -72,18 +72,23 @@ def host_seconds(call, n: int = 2000) -> float:
     return statistics.median(times)
 
 
+def reader(x: torch.Tensor, blocks: int = 1):
+    """A call that only reads x, by as many blocks a multiprocessor."""
+    out = torch.zeros(1, dtype=torch.int32, device="cuda")
+    n_blocks = blocks * torch.cuda.get_device_properties(0).multi_processor_count
+    data, n_bytes, device = x.data_ptr(), x.nbytes, x.device.index
+
+    def read():
+        _cuda.read_only(data, n_bytes, out.data_ptr(), n_blocks, torch._C._cuda_getCurrentRawStream(device))
+
+    return read
+
+
 def ceiling_gbps(n_bytes: int = 1 << 30) -> float:
     """What the read-only kernel reaches, the best of three grids."""
     data = torch.empty(n_bytes, dtype=torch.uint8, device="cuda")
     data.random_()
-    out = torch.zeros(1, dtype=torch.int32, device="cuda")
-    n_sms = torch.cuda.get_device_properties(0).multi_processor_count
-    stream = torch.cuda.current_stream().cuda_stream
-
-    def read(blocks: int):
-        _cuda.read_only(data.data_ptr(), n_bytes, out.data_ptr(), blocks, stream)
-
-    return max(n_bytes / gpu_seconds(lambda: read(n_sms * k)) / 1e9 for k in (4, 8, 16))
+    return max(n_bytes / gpu_seconds(reader(data, blocks)) / 1e9 for blocks in (4, 8, 16))
 
 
 def compile_ahead(cases: list[Case]) -> None:
@@ -161,6 +166,9 @@ def main() -> None:
     for case in SMALL_GPU_CASES:
         x, _ = make(case, "cuda")
         n_bytes = bytes_that_count(case, None)
+        # What launching takes a host: no Python between, and aminmax as PyTorch launches it.
+        record(case, "read-only kernel", graph_seconds(reader(x)), n_bytes, host_seconds(reader(x)))
+        record(case, "aminmax", graph_seconds(lambda: x.aminmax()), n_bytes, host_seconds(lambda: x.aminmax()))
         for backend, what in (("cuda", "fused_probe"), ("triton", "fused_probe, triton")):
             verify(case, x, backend)
             state = ProbeState(x.shape[-1], x.dtype, "cuda", backend=backend, **case.options)

@@ -6,7 +6,7 @@
 namespace maxact::cuda {
 
 // What an addend adds to which bin (-1: nothing). A row's sum has the exponents of a float32 or its square: never a subnormal
-// float64. Of a float32 that is not subnormal either, the mantissa is that of its bits.
+// float64. Of a float32 that is not subnormal either, the mantissa is that of its bits. By all lanes of a warp.
 struct Addend {
   int index, mantissa;
   __device__ __forceinline__ Addend(float addend, bool on) {
@@ -37,7 +37,7 @@ __device__ __forceinline__ void add_exactly_warp(int64_t* bins, const Addend& ad
 }
 
 // The sums to which every row adds keep the bins of the exponents that nearly all addends have in the block, in two digits: a
-// low one of 12 bits, and the rest. So 2^19 addends fit.
+// low one of 12 bits, and the rest. So nearly 2^19 addends fit.
 enum ExactSum { kSum, kRatioSum, kRatioSquareSum };
 constexpr unsigned kRowsAFlush = 1u << 13;  // of a block: a row adds as many parts as its team has warps, at most 16
 // Bins from 2^-32, and for ratios, which are at least 1, from 2^0.

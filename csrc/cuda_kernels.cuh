@@ -25,11 +25,12 @@ Kernel narrow() {
 // Widths of a lane: 16 bytes (several rows side by side where they are short) to 320; beyond, teams of warps. A tile is one
 // row or as many as 32 registers hold; 16 warps a block where rows and features' maxima leave room for that, else 12 or 8.
 // A kernel is two seconds of compilation a target, so widths between others have one for bfloat16 and all statistics only, and
-// all statistics with int8_per_token for bfloat16 from 1,025 on.
+// all statistics with int8_per_token for bfloat16 from 1,025 on. Short rows of 16 bits have as many warps as registers allow, or
+// as there is room for tiles beside float16's table of 127 KB.
 template <class T>
 std::vector<Kernel> list_kernels(bool vectors) {
   const Kernel slow{reinterpret_cast<const void*>(&slow_kernel<T>), 0, 1, 1, kSlowWarps, 1, 1, false, false, false};
-#ifdef TRIAL
+#ifdef TRIAL  // a few kernels, for an experiment: they compile in seconds
   if (!vectors) return {slow};
   return {slow, TRIAL};
 #else
@@ -51,10 +52,10 @@ std::vector<Kernel> list_kernels(bool vectors) {
                            kernel<T, 20, 1, 1, 8, true, true, false>()};
   if constexpr (std::is_same_v<T, Float32>)
     list.push_back(kernel<T, 1, 8, 4, 16, true, false, true>());
-  else
-    list.insert(list.end(), {narrow<T, 8, std::is_same_v<T, BFloat16> ? 24 : 16>(), narrow<T, 16, std::is_same_v<T, BFloat16> ? 16 : 8>()});
+  if constexpr (std::is_same_v<T, Float16>)
+    list.insert(list.end(), {narrow<T, 8, 16>(), narrow<T, 16, 8>()});
   if constexpr (std::is_same_v<T, BFloat16>)
-    list.insert(list.end(), {kernel<T, 5, 2, 2, 16, true, false, true>(),
+    list.insert(list.end(), {narrow<T, 8, 24>(), narrow<T, 16, 16>(), kernel<T, 5, 2, 2, 16, true, false, true>(),
                              kernel<T, 2, 4, 1, 16, true, false, true>(), kernel<T, 6, 1, 1, 16, true, false, true>(),
                              kernel<T, 12, 1, 1, 12, true, false, true>(), kernel<T, 12, 1, 1, 12, true, true, true>(),
                              kernel<T, 8, 1, 1, 16, true, false, true, true>(), kernel<T, 16, 1, 1, 8, true, false, true, true>(),
