@@ -1,5 +1,5 @@
 // The statistics of rows that need no more of a row than a few numbers. A warp folds 32 rows at once, a lane each, so
-// that this costs some 20 instructions a row.
+// that this costs some 12 instructions a row.
 #pragma once
 
 #include "cuda_rowlist.cuh"

@@ -50,8 +50,8 @@ __device__ __noinline__ void list_row(const Launch& a, uint32_t row, uint32_t bi
 
 __device__ __forceinline__ void wait_for_none(const Launch& a) { facts_of(a).waiting_row[lane_id()] = kNoRow; }
 
-// Rows that this warp has just finished, one a lane, raise the slots, and wait. Those that waited before them are
-// listed if they still reach the bar: by then it has passed nearly all, in a stream that rises and at a stream's begin
+// Rows that this warp has just finished, one a lane: those that reach the bar raise the slots, and wait. Those that waited before
+// them are listed if they still reach it: by then it has passed nearly all, in a stream that rises and at a stream's begin
 // (listing the first 32 rows of every warp at once took 150 us). The bar decides ties by rows, as the list does: where all
 // rows had the same m_t, every block listed topk of them, which took 600 us.
 template <class T>
