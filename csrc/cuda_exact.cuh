@@ -37,9 +37,10 @@ __device__ __forceinline__ void add_exactly_warp(int64_t* bins, const Addend& ad
 }
 
 // The sums to which every row adds keep the bins of the exponents that nearly all addends have in the block, in two digits: a
-// low one of 12 bits, and the rest. So nearly 2^19 addends fit.
+// low one of 12 bits, and the rest. So nearly 2^19 addends fit, and between two turns of a cell to be flushed come at most 2^18 and
+// those under way: 2 * kRowsAFlush rows, of which each adds as many parts as its team has warps, at most 12.
 enum ExactSum { kSum, kRatioSum, kRatioSquareSum };
-constexpr unsigned kRowsAFlush = 1u << 13;  // of a block: a row adds as many parts as its team has warps, at most 16
+constexpr unsigned kRowsAFlush = 1u << 13;  // of a block
 // Bins from 2^-32, and for ratios, which are at least 1, from 2^0.
 __device__ constexpr int first_bin(ExactSum sum) { return (sum == kSum ? -31 : 1) - kExponentMin; }
 __device__ constexpr int first_cell(ExactSum sum) { return sum == kSum ? 0 : sum == kRatioSum ? 64 : 96; }

@@ -246,9 +246,7 @@ __device__ __forceinline__ void probe(const Launch& a) {
             if (!listed) median = words.enough;
           }
         }
-        const float middle = bits_float(wide(median));
-        // Not is_massive(): this product and its quotient can round to different sides.
-        const float floor = fmaxf(a.o.t_abs, a.o.t_ratio * middle);
+        const float floor = massive_floor(a.o, bits_float(wide(median)));
         const bool massive = needs && bits_float(wide(top)) > floor;
         if (__any_sync(kWarp, massive)) {
           const int most = team.template add<L>(a, k16 ? tile.template around<false>(floor_key<T>(massive ? floor : 0), massive) >> 16

@@ -13,6 +13,7 @@ namespace maxact::cuda {
 template <int P>
 struct NarrowStage {
   static constexpr int kSide = 32 / P;  // rows that lanes across have at once
+  static constexpr int kBytes = P * 512;
   uint32_t begin;
   __device__ static __forceinline__ int piece() { return lane_id() % P; }
   __device__ static __forceinline__ int row(int p) { return p * kSide + lane_id() / P; }
@@ -113,9 +114,9 @@ __device__ __forceinline__ void probe_narrow(const Launch& a) {
   using Stage = NarrowStage<P>;
   constexpr int kWords = TileT::kWords;
   static_assert(TileT::k16);
-  const int d = static_cast<int>(a.o.d), index = __shfl_sync(kWarp, warp_id(), 0);
+  const int d = static_cast<int>(a.o.d), index = Team<false>(1).index;
   const auto wide = [](uint32_t pattern) { return T::wide(static_cast<typename T::Bits>(pattern)); };
-  const Stage stage{shared_address(shared + a.g.stage_at + index * P * 512)};
+  const Stage stage{shared_address(shared + a.g.stage_at + index * Stage::kBytes)};
   const uint32_t cells = shared_address(table());
 
   Walk<32> walk(a, index);
@@ -175,8 +176,7 @@ __device__ __forceinline__ void probe_narrow(const Launch& a) {
     });
     const uint32_t median = median_of_sorted(tile.w[0]);
 
-    // Not is_massive(): this product and its quotient can round to different sides.
-    const float floor = fmaxf(a.o.t_abs, a.o.t_ratio * bits_float(wide(median)));
+    const float floor = massive_floor(a.o, bits_float(wide(median)));
     const bool massive = on && bits_float(wide(top)) > floor;
     if (__any_sync(kWarp, massive)) {
       const uint32_t most = floor_key<T>(massive ? floor : 0);
@@ -190,9 +190,9 @@ __device__ __forceinline__ void probe_narrow(const Launch& a) {
   }
 
   offer_rows<T>(a, kNoRow, 0, false);  // those that still wait
-  reinterpret_cast<uint4*>(shared + a.g.stage_at + index * P * 512)[lane_id()] = peaks;
+  reinterpret_cast<uint4*>(shared + a.g.stage_at + index * Stage::kBytes)[lane_id()] = peaks;
   __syncthreads();
-  flush_peaks<T, 1, Stage::kSide, kWarps, false, P * 512>(a);
+  flush_peaks<T, 1, Stage::kSide, kWarps, false, Stage::kBytes>(a);
   block_close<T>(a);
 }
 

@@ -14,6 +14,9 @@ constexpr uint32_t kNoElements = 0xFFFFFFFEu;  // and nothing else
 constexpr uint32_t kUnneeded = 0xFFFFFFFDu;    // a finite row whose median can change nothing
 constexpr uint32_t kSlow = 0xFFFFFFFCu;        // a row that waits for slow_row()
 
+// Above it an element is massive. Not is_massive(): this product and its quotient can round to different sides.
+__device__ __forceinline__ float massive_floor(const Options& o, float median) { return fmaxf(o.t_abs, o.t_ratio * median); }
+
 struct SlowFacts {
   uint32_t top, median;  // in the bits of T; `median` may be a flag
 };
@@ -92,8 +95,7 @@ __device__ __noinline__ SlowFacts slow_row(const Launch& a, uint32_t row) {
     (count_at_least<T>(a, row, T::wide(static_cast<Bits>(middle))) >= enough ? median_at : above) = middle;
   }
   const float absmax = bits_float(top_bits), median = bits_float(T::wide(static_cast<Bits>(median_at)));
-  // Not is_massive(): this product and its quotient can round to different sides.
-  if (const float floor = fmaxf(a.o.t_abs, a.o.t_ratio * median); absmax > floor) {
+  if (const float floor = massive_floor(a.o, median); absmax > floor) {
     const int n = count_at_least<T>(a, row, float_bits(floor) + 1);
     if (lane_id() == 0) count(kMassiveElements, n);
   }

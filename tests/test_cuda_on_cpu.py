@@ -63,12 +63,18 @@ def test_tiles_that_nobody_was_dealt_are_taken_once(run):
     assert_agrees(ours, REFERENCE.probe(x), x)
 
 
-def test_exact_sums_leave_the_block_in_time_and_whatever_their_exponents(run):
-    x = torch.ones(9000, 64).bfloat16()  # a block of more rows than its sums wait for
-    x[::7] *= -(2.0 ** -torch.arange(0, 126, 5)).repeat(52)[: len(x[::7]), None].bfloat16()
-    x[5::9, 3] = 2.0**20
-    x[8::9, 4:] = 2.0**-100  # a ratio's square beyond what waits in the block
+def test_exact_sums_leave_the_block_before_they_overflow(run):
+    row = torch.tensor([255 * 2.0**10, 255 * 2.0**2, 255 * 2.0**-6, 0, 0, 0, 0, 0]).bfloat16()  # 2^24 - 1 times 2^-6: both digits full
+    x = row.expand(600_000, 8).contiguous()  # 4,095 times as many are more than 2^31
     assert_agrees(run((x, None, None), environment={"N_MULTIPROCESSORS": "1"}), REFERENCE.probe(x), x)
+
+
+def test_exact_sums_of_exponents_that_do_not_wait_in_the_block(run):
+    x = torch.ones(400, 64).bfloat16()
+    x[:140] *= -(2.0 ** -torch.arange(0, 134, 7)).repeat(7)[:, None].bfloat16()  # the last sums are subnormal
+    x[145::9, 3] = 2.0**20
+    x[148::9, 4:] = 2.0**-100  # ratios of 2^100
+    assert_agrees(run((x, None, None)), REFERENCE.probe(x), x)
 
 
 @pytest.mark.parametrize("data", ["equal", "zeros", "one huge", "ascending", "two values", "positive"])

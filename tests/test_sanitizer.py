@@ -14,7 +14,7 @@ from probes import noise
 
 from maxact_kernels import ProbeState
 
-WIDTHS = (64, 576, 1024, 2048, 4096, 12288)  # each manner of holding rows: side by side, alone, by a team
+WIDTHS = (64, 576, 1024, 2048, 4096, 12288)  # each manner of holding rows: a lane each, side by side, alone, by a team
 OPTIONS = ({}, {"int8_per_token": True, "n_samples": 3}, {"counts": False, "medians": False, "topk": 7})
 
 
