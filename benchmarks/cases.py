@@ -47,7 +47,7 @@ WIDTHS = {
 }
 GPU_CASES = [
     *(Case("all statistics", _large(d), target=share) for share, widths in WIDTHS.items() for d in widths),
-    *(Case("all statistics and int8_per_token", _large(d), options=INT8, target=0.75) for d in (4096, 2048, 8192)),
+    *(Case("all statistics and int8_per_token", _large(d), options=INT8, target=0.75) for d in (4096, 2048, 8192, 128)),
     *(Case("counts=False, medians=False", _large(d), options=LEAN, target=0.97) for d in (4096, 2048, 8192)),
     *(Case("all statistics", _large(d), FP16, target=share) for d, share in ((4096, 0.95), (2048, 0.90), (1024, 0.82))),
     *(Case("all statistics", _large(d, 1 << 29), FP32, target=0.92) for d in (4096, 2048, 8192)),

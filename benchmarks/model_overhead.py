@@ -57,11 +57,12 @@ def build(name: str) -> torch.nn.Module:
     return model
 
 
-def forward_seconds(model, ids: torch.Tensor, n: int = 7) -> float:
-    """Median time of a forward pass, after two to warm up."""
+def forward_seconds(model, shape: tuple[int, int], n: int = 7) -> float:
+    """Median time of a forward pass, after two to warm up. Each pass has tokens of its own, as a corpus has."""
     times = []
     with torch.inference_mode():
         for _ in range(n + 2):
+            ids = torch.randint(VOCAB, shape, device=DEVICE)
             _synchronize()
             start = time.perf_counter()
             model(input_ids=ids, use_cache=False)
@@ -93,17 +94,16 @@ def overhead(name: str) -> list[dict]:
     """The rows of one model: bare, with `attach`, with its experts too, with eager hooks."""
     model = build(name)
     shape = (MODELS | TINY)[name][1]
-    ids = torch.randint(VOCAB, shape, device=DEVICE)
     default = [site.name for site in find_sites(model).sites]
-    found = [("bare", len(default), forward_seconds(model, ids))]
+    found = [("bare", len(default), forward_seconds(model, shape))]
     with_experts = [("attach, experts too", [*default, "*_experts_act"])] if "moe" in model.config.model_type else []
     for what, sites in [("attach, all statistics", default), *with_experts]:
         with attach(model, sites) as probe:
-            found.append((what, len(probe.site_map.sites), forward_seconds(model, ids)))
+            found.append((what, len(probe.site_map.sites), forward_seconds(model, shape)))
             probe.check()
-    again = forward_seconds(model, ids)
+    again = forward_seconds(model, shape)
     handles = add_eager_hooks(model)
-    found.append(("eager hooks, the same", len(default), forward_seconds(model, ids, 2)))
+    found.append(("eager hooks, the same", len(default), forward_seconds(model, shape, 2)))
     for handle in handles:
         handle.remove()
     bare = min(found[0][-1], again)

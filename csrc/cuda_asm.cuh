@@ -69,6 +69,13 @@ __device__ __forceinline__ void add_ones(uint32_t base, uint32_t w0, uint32_t w1
         : "memory");
 }
 
+// Where the launcher allows it (sm_90 on), a block begins when the kernel before in the stream ends, and not after it. Before this it
+// must touch nothing in device memory; after it everything that kernels before wrote is there.
+__device__ __forceinline__ void follow_kernel() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents; griddepcontrol.wait;" ::: "memory");
+#endif
+}
 // 16 bytes from device to shared memory without passing registers.
 __device__ __forceinline__ void copy_async(uint32_t to, const void* from) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");

@@ -29,6 +29,7 @@ constexpr uint32_t kNoRow = 0xFFFFFFFFu;
 constexpr long long kNoRecord = -0x40000000000000;  // the key of nan, below that of any row
 constexpr int kMostWarps = 24;  // of a block
 constexpr int kExactCells = 128;  // see cuda_exact.cuh
+constexpr int kFew = 32;  // see find_few in cuda_sort.cuh
 // Of a warp: its part of what teams exchange (two turns of two rows), and of the lists of elements that may be medians: what
 // each lane found, and what all did.
 constexpr int kExchangeBytes = 2 * 2 * 16, kListRoom = 256, kLaneRoom = 8;
@@ -49,9 +50,13 @@ struct Control {
   unsigned long long bar;  // see list_key: what topk rows of the stream, or its kth element, are known to reach
   long long ratio_key, peak_key;  // the list_keys of the record's tokens, by r_t and by m_t: read without the lock
   uint32_t worst_at, n_listed, n_buffered, lock;
+  uint32_t n_flushed;  // bins of the table that warps have taken to give them to the state
+  uint32_t n_few;      // elements of listed rows that reach the bar, of which these are the first
+  Entry few[kFew];
 };
 
-__host__ __device__ constexpr size_t list_bytes(int topk) { return static_cast<size_t>(topk) * (sizeof(Entry) + 4); }
+// The list of rows, and then in its place the state's three arrays of the k largest elements, by pieces of 16 bytes.
+__host__ __device__ constexpr size_t list_bytes(int topk) { return static_cast<size_t>(topk) * (sizeof(Entry) + 4) + 28; }
 // Of one warp: what is known of the up to 32 rows of a round, in the patterns of T, the rows that wait to be listed, and the
 // barriers of its stages.
 struct __align__(16) Facts {
@@ -92,10 +97,18 @@ __device__ __forceinline__ int64_t row_offset(const Launch& a, uint32_t row) {
 }
 __device__ __forceinline__ int64_t row_token(const Launch& a, uint32_t row) { return a.ids ? a.ids[row] : row; }
 
+// What rows must reach to be among the best of the stream so far: its kth largest element, its records. Asked for by a thread
+// before rows are, and needed by it after: among those that are on their way it would take its time.
+struct Best {
+  float kth = 0, ratio = 0, peak = 0;
+  __device__ __forceinline__ explicit Best(const Launch& a) {
+    if (threadIdx.x == 0) kth = a.f.topk_values[a.o.topk - 1], ratio = *a.f.ratio_max, peak = *a.f.peak_absmax;
+  }
+};
+
 // Everything at zero, or worse than any value. Needs a barrier after it.
-__device__ __forceinline__ void block_begin(const Launch& a) {
+__device__ __forceinline__ void block_begin(const Launch& a, const Best& best) {
   Control& c = control();
-  const float kth = threadIdx.x == 0 ? a.f.topk_values[a.o.topk - 1] : 0;  // asked for first, needed last
   uint4* cells = reinterpret_cast<uint4*>(table());
 #pragma unroll 4
   for (int i = threadIdx.x; i < a.g.n_bins / 4; i += blockDim.x) cells[i] = make_uint4(0, 0, 0, 0);
@@ -104,9 +117,12 @@ __device__ __forceinline__ void block_begin(const Launch& a) {
   if (threadIdx.x == 0) {
     const float nan = bits_float(0x7FC00000u), inf = bits_float(kInfinity);
     c.record = {{nan, nan, nan, kNoToken}, {nan, nan, nan, kNoToken}, kNoToken, kNoToken, -inf, inf, 0, 0};
-    c.ratio_key = c.peak_key = kNoRecord;
+    // A row that ties with a record of the stream may come before it, by its id.
+    const auto key_of_record = [](float value) { return isnan(value) ? kNoRecord : static_cast<long long>(float_bits(value)) << 32; };
+    c.ratio_key = key_of_record(best.ratio), c.peak_key = key_of_record(best.peak);
+    c.n_flushed = 0, c.n_few = 0;
     c.worst_key = 0, c.zero_keys = 0, c.positive = 0, c.negative = 0, c.least = 0xFFFFFFFFu, c.n_listed = 0, c.n_buffered = 0, c.lock = 0;
-    c.bar = isnan(kth) ? 0 : static_cast<unsigned long long>(float_bits(kth) & 0x7FFFFFFFu) << 32;
+    c.bar = isnan(best.kth) ? 0 : static_cast<unsigned long long>(float_bits(best.kth) & 0x7FFFFFFFu) << 32;
   }
 }
 

@@ -99,6 +99,31 @@ __device__ __forceinline__ void close_records(const Launch& a, int64_t first_tok
   }
 }
 
+// The state's k largest elements, in place of the list of rows. Each block asks for them while it is not known yet which one
+// will need them.
+struct StateList {
+  uint32_t tokens, features, values;  // where they lie in shared memory
+  __device__ __forceinline__ explicit StateList(const Launch& a) {
+    const uint32_t n_bytes = (a.o.topk * 8 + 15) / 16 * 16;
+    tokens = a.g.list_at, features = tokens + n_bytes, values = features + n_bytes;
+  }
+  __device__ __forceinline__ void ask(const Launch& a) const {
+    const auto copy = [](uint32_t to, const void* from, int n_bytes) {
+      for (int i = threadIdx.x * 16; i < n_bytes; i += blockDim.x * 16)
+        copy_async(shared_address(shared + to) + i, static_cast<const char*>(from) + i);
+    };
+    copy(tokens, a.f.topk_token_ids, a.o.topk * 8), copy(features, a.f.topk_features, a.o.topk * 8);
+    copy(values, a.f.topk_values, a.o.topk * 4);
+    copies_end();
+  }
+  __device__ __forceinline__ Entry operator[](int i) const {
+    const uint32_t value = reinterpret_cast<const uint32_t*>(shared + values)[i];
+    if (isnan(bits_float(value))) return {0, 0xFFFFFFFFu, INT64_MAX};
+    const auto feature = static_cast<uint32_t>(reinterpret_cast<const int64_t*>(shared + features)[i]);
+    return {value & 0x7FFFFFFFu, feature << 1 | value >> 31, reinterpret_cast<const int64_t*>(shared + tokens)[i]};
+  }
+};
+
 // Merges the blocks' entries and the state's own list: the k first of both. Brings the blocks' records, too: everything
 // that is needed is asked for at once.
 template <class T>
@@ -132,12 +157,8 @@ __device__ __forceinline__ void close_topk(const Launch& a, int64_t first_token,
   const uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(records_of(a)));
   for (uint32_t i = threadIdx.x; i < gridDim.x * kPieces; i += blockDim.x)
     copy_async(to + i * 16, reinterpret_cast<const uint4*>(a.scratch.records) + i);
-  for (uint32_t i = threadIdx.x; i < topk; i += blockDim.x) {
-    const uint32_t value = float_bits(a.f.topk_values[i]), feature = static_cast<uint32_t>(a.f.topk_features[i]);
-    const int64_t id = a.f.topk_token_ids[i];
-    state[i] = {value & 0x7FFFFFFFu, feature << 1 | value >> 31, id};
-    if (isnan(bits_float(value))) state[i] = {0, 0xFFFFFFFFu, INT64_MAX};
-  }
+  const StateList list(a);
+  for (uint32_t i = threadIdx.x; i < topk; i += blockDim.x) state[i] = list[i];
   uint32_t n = 0;
   for (uint32_t next = 0; next < n_all;) {
     // Once there are topk, only what comes before the last of them; where rows tie, each block sent as many.
@@ -184,8 +205,7 @@ __device__ __forceinline__ void close_topk(const Launch& a, int64_t first_token,
 }
 
 template <class T>
-__device__ __forceinline__ void close_books(const Launch& a, uint32_t n_entries) {
-  const int64_t first_token = *a.f.n_tokens;
+__device__ __forceinline__ void close_books(const Launch& a, int64_t first_token, uint32_t n_entries) {
   const uint64_t n_rows = __ldcg(a.scratch.n_rows_kept);
   close_topk<T>(a, first_token, n_entries);
   // The last warps, since the first are still busy with the list.

@@ -37,30 +37,34 @@ __device__ __forceinline__ void flush_peaks(const Launch& a) {
   }
 }
 
-// Adds the block's table of counts to the state's. A warp looks at 4 times 128 bins at once, most of which are empty; an
-// instruction adds to neighbours, and each block begins elsewhere.
+// Adds the block's table of counts to the state's, less `no_elements` of its zeros. Whichever warp has nothing else to do looks at
+// 4 times 128 bins at once, most of which are empty; an instruction adds to neighbours, and each block begins elsewhere.
 template <class T>
-__device__ __forceinline__ void flush_counts(const Launch& a) {
-  const uint32_t n_groups = a.g.n_bins / 128, n_warps = blockDim.x / 32, turn = n_groups ? blockIdx.x * 7 % n_groups : 0;
+__device__ __forceinline__ void flush_counts(const Launch& a, uint32_t no_elements) {
+  const uint32_t n_groups = a.g.n_bins / 128, turn = n_groups ? blockIdx.x * 7 % n_groups : 0;
   const auto group = [&](uint32_t i) { return i + turn - (i + turn < n_groups ? 0 : n_groups); };
   uint32_t least = 0xFFFFFFFFu;
 #pragma unroll 1
-  for (uint32_t i = warp_id(); i < n_groups; i += 4 * n_warps) {
+  for (;;) {
+    uint32_t i = 0;
+    if (lane_id() == 0) i = atomicAdd(&control().n_flushed, 4u);
+    i = __shfl_sync(kWarp, i, 0);
+    if (i >= n_groups) break;
     uint4 cells[4];
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
-      const bool is_group = i + k * n_warps < n_groups;
-      cells[k] = is_group ? reinterpret_cast<const uint4*>(table())[group(i + k * n_warps) * 32 + lane_id()] : make_uint4(0, 0, 0, 0);
+      const bool is_group = i + k < n_groups;
+      cells[k] = is_group ? reinterpret_cast<const uint4*>(table())[group(i + k) * 32 + lane_id()] : make_uint4(0, 0, 0, 0);
     }
     unsigned full = 0;
 #pragma unroll
     for (int k = 0; k < 4; ++k) full |= __any_sync(kWarp, (cells[k].x | cells[k].y | cells[k].z | cells[k].w) != 0) << k;
 #pragma unroll 1
     for (; full; full &= full - 1) {
-      const uint32_t first = group(i + (__ffs(full) - 1) * n_warps) * 128 + lane_id();
+      const uint32_t first = group(i + __ffs(full) - 1) * 128 + lane_id();
 #pragma unroll
       for (uint32_t bin = first; bin < first + 128; bin += 32) {
-        const uint32_t n = table()[bin];
+        const uint32_t n = table()[bin] - (bin == 0 ? no_elements : 0);
         if (!n) continue;
         least = min(least, bin);
         add_global(a.f.counts + a.g.first_bin + bin, n);
@@ -85,15 +89,14 @@ __device__ __forceinline__ void block_close(const Launch& a) {
     } else if (i == kZeros && f.counts) {
       const uint32_t zeros = (a.g.first_bin ? c.zero_keys : table()[0]) - static_cast<uint32_t>(no_elements);
       if (a.g.first_bin) add_to(f.counts, zeros);
-      else table()[0] = zeros;
       if (sizeof(typename T::Bits) == 2) n = zeros;
     }
     int64_t* const* const fields = &f.n_elements;  // n_tokens lies behind it, then the rest
     if (int64_t* const field = fields[i + (i > 0)]) add_to(field, n);
   }
   flush_exact(a, threadIdx.x, blockDim.x);
-  __syncthreads();
-  flush_counts<T>(a);
+  find_few<T>(a);
+  flush_counts<T>(a, a.g.first_bin ? 0 : static_cast<uint32_t>(no_elements));
   __syncthreads();
   if (a.mask && !a.ids) {
     const uint64_t begin = static_cast<uint64_t>(blockIdx.x) * piece_rows(a);
@@ -109,10 +112,15 @@ __device__ __forceinline__ void block_close(const Launch& a) {
     __syncthreads();
   }
 
-  if (const uint32_t n = best_elements<T>(a)) {
+  uint32_t n = c.n_few;
+  const Entry* found = c.few;
+  if (n > min(static_cast<uint32_t>(kFew), static_cast<uint32_t>(a.o.topk))) n = best_elements<T>(a), found = arena();
+  const int64_t first_token = *a.f.n_tokens;
+  StateList(a).ask(a);
+  if (n) {
     if (threadIdx.x == 0) c.n_buffered = atomicAdd(a.scratch.n_entries, n) % kOneBlock;
     __syncthreads();
-    for (uint32_t i = threadIdx.x; i < n; i += blockDim.x) a.scratch.entries[c.n_buffered + i] = arena()[i];
+    for (uint32_t i = threadIdx.x; i < n; i += blockDim.x) a.scratch.entries[c.n_buffered + i] = found[i];
   }
   if (threadIdx.x == 0) {
     // Without a positive element the largest is minus the smallest magnitude, and the other way round.
@@ -122,13 +130,14 @@ __device__ __forceinline__ void block_close(const Launch& a) {
     c.record.lowest = c.negative ? -value(c.negative) : least;
     a.scratch.records[blockIdx.x] = c.record;
   }
+  copies_arrived<0>();  // before another block may write there
   __threadfence();
   __syncthreads();
   if (threadIdx.x == 0) c.worst_at = atomicAdd(a.scratch.n_entries, kOneBlock), c.n_buffered = 0;
   __syncthreads();
   if (c.worst_at / kOneBlock != gridDim.x - 1) return;
   __threadfence();
-  close_books<T>(a, c.worst_at % kOneBlock);
+  close_books<T>(a, first_token, c.worst_at % kOneBlock);
 }
 
 }  // namespace maxact::cuda

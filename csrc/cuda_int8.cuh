@@ -58,24 +58,30 @@ __device__ __forceinline__ void int8_parts(const TileT& tile, bool lifts, float 
   }
 }
 
-// Leaves the INT-8 sums of the rows at place `at` of `sums` and on. m: m_t of the keeper's row, 0 where it is not `counted`.
-// kCells: `absolute` is this lane's part of the sum of |x| of the one row there is.
-template <class T, bool kCells, class TileT>
-__device__ __forceinline__ void leave_int8(const TileT& tile, float m, bool counted, float absolute, uint32_t sums, int at) {
-  using L = typename TileT::L;
-  constexpr int R = TileT::kPasses, kStride = kInt8Stride<TileT::kSums>;
+// The same from m_t of the keeper's row, 0 where it is not `counted`.
+template <class T, bool kCells, class TileT, int R>
+__device__ __forceinline__ void int8_parts(const TileT& tile, float m, bool counted, float (&v)[4][R]) {
   const float lift = lift_of(m), near = __fdividef(127.0f, m * lift);
   // One Newton step rounds the quotient as a division would.
   const float inverse = fmaf(fmaf(-near, m * lift, 127.0f), __fdividef(1.0f, m * lift), near);
   const bool lifts = !std::is_same_v<T, Float16> && __any_sync(kWarp, counted && lift > 1);  // numbers of fp16 are large enough
   const float row_lift = counted ? lift : 1, row_inverse = counted ? inverse : 0;
-  float v[4][R];
-  if (kCells) v[1][0] = absolute;
   // Twice the code where it is to be fast: a product for each element that is not to be is an instruction, too.
-  if (!kCells || lifts)
+  if ((!kCells && !TileT::L::kOwn) || lifts)
     int8_parts<T, kCells>(tile, lifts, row_lift, row_inverse, v);
   else
     int8_parts<T, kCells>(tile, false, 1, row_inverse, v);
+}
+
+// Leaves the INT-8 sums of the rows at place `at` of `sums` and on. kCells: `absolute` is this lane's part of the sum of |x| of the one
+// row there is.
+template <class T, bool kCells, class TileT>
+__device__ __forceinline__ void leave_int8(const TileT& tile, float m, bool counted, float absolute, uint32_t sums, int at) {
+  using L = typename TileT::L;
+  constexpr int kStride = kInt8Stride<TileT::kSums>;
+  float v[4][TileT::kPasses];
+  if (kCells) v[1][0] = absolute;
+  int8_parts<T, kCells>(tile, m, counted, v);
   if constexpr (L::kAlone) {  // four sums travel together, as those of four rows would
     using Four = Lanes<4, 1>;
     float all[4] = {v[0][0], v[1][0], v[2][0], v[3][0]};
@@ -88,18 +94,23 @@ __device__ __forceinline__ void leave_int8(const TileT& tile, float m, bool coun
   }
 }
 
-// Adds the INT-8 sums of n rows to the state's, a lane a row; a warp of a team has its part of each.
+// Adds the INT-8 sums of rows to the state's, a lane a row.
+__device__ __forceinline__ void add_int8(const Launch& a, const float4& all, float m, bool on) {
+  const double unlift = lift_of(m) > 1 ? 0x1p-80 : 1.0, scale = static_cast<double>(m) * (1.0 / 127);
+  add_exactly_warp(a.f.int8_square_sum, {all.x * (unlift * unlift), on});
+  add_exactly_warp(a.f.int8_abs_sum, {all.y, on});
+  add_exactly_warp(a.f.int8_error_square_sum, {all.z * (scale * scale), on});
+  add_exactly_warp(a.f.int8_error_abs_sum, {all.w * scale, on});
+}
+
+// Those of a round of n rows; a warp of a team has its part of each.
 template <class T, int kSums>
 __device__ __forceinline__ void fold_int8(const Launch& a, int n, uint32_t sums) {
   __syncwarp();
   const uint4 all = load_shared(sums + lane_id() * kInt8Stride<kSums>), row = facts_of(a).rows[lane_id()];
   const bool on = lane_id() < n && row.x != kNoRow && row.z != kSlow && row.y != 0;
-  const float m = bits_float(T::wide(static_cast<typename T::Bits>(row.y)));
-  const double unlift = lift_of(m) > 1 ? 0x1p-80 : 1.0, scale = static_cast<double>(m) * (1.0 / 127);
-  add_exactly_warp(a.f.int8_square_sum, {bits_float(all.x) * (unlift * unlift), on});
-  add_exactly_warp(a.f.int8_abs_sum, {bits_float(all.y), on});
-  add_exactly_warp(a.f.int8_error_square_sum, {bits_float(all.z) * (scale * scale), on});
-  add_exactly_warp(a.f.int8_error_abs_sum, {bits_float(all.w) * scale, on});
+  add_int8(a, make_float4(bits_float(all.x), bits_float(all.y), bits_float(all.z), bits_float(all.w)),
+           bits_float(T::wide(static_cast<typename T::Bits>(row.y))), on);
   __syncwarp();
 }
 

@@ -62,6 +62,8 @@ __device__ __forceinline__ void probe(const Launch& a) {
   const bool counts = kAll || a.f.counts, all_medians = kAll || a.f.ratio_table;
   const auto wide = [](uint32_t pattern) { return T::wide(static_cast<Bits>(pattern)); };
 
+  follow_kernel();
+  const Best best(a);
   Team<kTeam> team(a.g.team);
   Walk<L::kRows> walk(a, team.index);
   constexpr int kWarpStage = TileT::kStageBytes > P * 512 ? TileT::kStageBytes : P * 512;
@@ -97,7 +99,7 @@ __device__ __forceinline__ void probe(const Launch& a) {
   }
   if (kStages == 2) advance(told(walk));
   advance(told(walk));
-  block_begin(a);
+  block_begin(a, best);
   wait_for_none(a);
   __syncthreads();
 
@@ -105,12 +107,18 @@ __device__ __forceinline__ void probe(const Launch& a) {
   float offset = 0, rate = 1;          // of a row's median from the mean of its keys, and how much a row tells of it
   float width = a.g.slope;             // Search::width for a significand of 1
   uint32_t positive = 0, negative = 0; // the largest of each sign that this warp saw
-  // Rounds of up to 32 rows, after which their facts are folded.
-  while (more) {
+  // Rounds of up to 32 rows, after which their facts are folded. The first is of none: while the first row is on its way the
+  // code of the fold comes, too.
+  for (int n_facts = 0;;) {
+    fold_sums(a, n_facts, TileT::kSums);
+    if constexpr (!kAll || kInt8)
+      if (kInt8 || a.f.int8_square_sum) fold_int8<T, TileT::kSums>(a, n_facts, int8_sums);
+    if (team.rank == 0) fold_facts<T>(a, facts_of_lane(a), n_facts);
+    if (!more) break;
     uint4 peaks[P];
 #pragma unroll
     for (int c = 0; c < P; ++c) peaks[c] = take_back(away + c);
-    int n_facts = 0;
+    n_facts = 0;
     do {
       TileT tile;
       const uint32_t row = next_row;
@@ -161,13 +169,13 @@ __device__ __forceinline__ void probe(const Launch& a) {
           // first of them reads of a record: it moves under them.
           const auto kept = [](const long long& key) { return bits_float(static_cast<uint32_t>(read_together(key) >> 32)); };
           const Slice record = team.template first<L>(a, {read_together(ctl.record.absmax_bits), kept(ctl.ratio_key), kept(ctl.peak_key), 0});
-          const float m = bits_float(wide(top)), best = record.ratio, peak = record.peak;
+          const float m = bits_float(wide(top)), ratio = record.ratio, peak = record.peak;
           // A ratio of at least `reach` needs a median of at most m_t / reach; a little more is allowed for rounding.
-          const float reach = quotient(m, m > a.o.t_abs ? fminf(best, a.o.t_ratio) : best) * 1.00001f;
+          const float reach = quotient(m, m > a.o.t_abs ? fminf(ratio, a.o.t_ratio) : ratio) * 1.00001f;
           const int reach_key = reach < m ? floor_key<T>(reach) : top_key;
           const int reached = all_medians ? 0 : team.template add<L>(a, tile.template around<false>(reach_key, on) >> 16);
           // A median matters for a record, or where the token may be massive.
-          needs = on && (all_medians || !(best < 0x1p100f) || isnan(peak) || m >= peak || reached >= rank);
+          needs = on && (all_medians || !(ratio < 0x1p100f) || isnan(peak) || m >= peak || reached >= rank);
           if (!(k16 && counts)) {
             int zeros = 0;
             if (__any_sync(kWarp, tile.has_zero())) zeros = k16 ? tile.template around<false>(0, on) >> 16 : tile.words_at_most(0);
@@ -263,10 +271,6 @@ __device__ __forceinline__ void probe(const Launch& a) {
     } while (more && n_facts + L::kRows <= 32);
 #pragma unroll
     for (int c = 0; c < P; ++c) put_away(away + c, peaks[c]);
-    fold_sums(a, n_facts, TileT::kSums);
-    if constexpr (!kAll || kInt8)
-      if (kInt8 || a.f.int8_square_sum) fold_int8<T, TileT::kSums>(a, n_facts, int8_sums);
-    if (team.rank == 0) fold_facts<T>(a, facts_of_lane(a), n_facts);
   }
 
   if (team.index < a.g.n_teams && team.rank == 0) offer_rows<T>(a, kNoRow, 0, false);  // those that still wait
@@ -291,7 +295,8 @@ __global__ void __launch_bounds__(kWarps * 32, 1) probe_kernel(const __grid_cons
 // Rows too wide for any tile: a warp takes one at a time.
 template <class T>
 __global__ void __launch_bounds__(kSlowWarps * 32, 1) slow_kernel(const __grid_constant__ Launch a) {
-  block_begin(a);
+  follow_kernel();
+  block_begin(a, Best(a));
   wait_for_none(a);
   __syncthreads();
   int n_facts = 0;

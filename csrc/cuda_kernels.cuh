@@ -17,9 +17,9 @@ Kernel kernel() {
           kSums, kStagesOf<T, P, R, kWarps, kSums, kVectors && kAll>, kTeam, kAll, kInt8};
 }
 
-template <class T, int P, int kWarps>
+template <class T, int P, int kWarps, bool kInt8 = false>
 Kernel narrow() {
-  return {reinterpret_cast<const void*>(&narrow_kernel<T, P, kWarps>), P, 1, 32, kWarps, 1, 1, false, true, false};
+  return {reinterpret_cast<const void*>(&narrow_kernel<T, P, kWarps, kInt8>), P, 1, 32, kWarps, 1, 1, false, true, kInt8};
 }
 
 // Widths of a lane: 16 bytes (several rows side by side where they are short) to 320; beyond, teams of warps. A tile is one
@@ -53,13 +53,14 @@ std::vector<Kernel> list_kernels(bool vectors) {
   if constexpr (std::is_same_v<T, Float32>)
     list.push_back(kernel<T, 1, 8, 4, 16, true, false, true>());
   if constexpr (std::is_same_v<T, Float16>)
-    list.insert(list.end(), {narrow<T, 8, 16>(), narrow<T, 16, 8>()});
+    list.insert(list.end(), {narrow<T, 8, 16>(), narrow<T, 16, 8>(), narrow<T, 8, 16, true>(), narrow<T, 16, 8, true>()});
   if constexpr (std::is_same_v<T, BFloat16>)
-    list.insert(list.end(), {narrow<T, 8, 24>(), narrow<T, 16, 16>(), kernel<T, 5, 2, 2, 16, true, false, true>(),
-                             kernel<T, 2, 4, 1, 16, true, false, true>(), kernel<T, 6, 1, 1, 16, true, false, true>(),
-                             kernel<T, 12, 1, 1, 12, true, false, true>(), kernel<T, 12, 1, 1, 12, true, true, true>(),
-                             kernel<T, 8, 1, 1, 16, true, false, true, true>(), kernel<T, 16, 1, 1, 8, true, false, true, true>(),
-                             kernel<T, 20, 1, 1, 8, true, false, true, true>(), kernel<T, 16, 1, 1, 8, true, true, true, true>()});
+    list.insert(list.end(), {narrow<T, 8, 24>(), narrow<T, 16, 16>(), narrow<T, 8, 20, true>(), narrow<T, 16, 16, true>(),
+                             kernel<T, 5, 2, 2, 16, true, false, true>(), kernel<T, 2, 4, 1, 16, true, false, true>(),
+                             kernel<T, 6, 1, 1, 16, true, false, true>(), kernel<T, 12, 1, 1, 12, true, false, true>(),
+                             kernel<T, 12, 1, 1, 12, true, true, true>(), kernel<T, 8, 1, 1, 16, true, false, true, true>(),
+                             kernel<T, 16, 1, 1, 8, true, false, true, true>(), kernel<T, 20, 1, 1, 8, true, false, true, true>(),
+                             kernel<T, 16, 1, 1, 8, true, true, true, true>()});
   return list;
 #endif
 }

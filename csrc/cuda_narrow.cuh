@@ -107,8 +107,8 @@ __device__ __forceinline__ uint32_t median_of_sorted(const uint32_t (&w)[n]) {
   return max(most & 0xFFFF, most >> 16);
 }
 
-// T: of elements; P: pieces of 16 bytes of a row; kWarps: of a block.
-template <class T, int P, int kWarps>
+// T: of elements; P: pieces of 16 bytes of a row; kWarps: of a block; kInt8: int8_per_token, too.
+template <class T, int P, int kWarps, bool kInt8>
 __device__ __forceinline__ void probe_narrow(const Launch& a) {
   using TileT = Tile<T, P, 1, 32, kWarps, true>;
   using Stage = NarrowStage<P>;
@@ -119,6 +119,8 @@ __device__ __forceinline__ void probe_narrow(const Launch& a) {
   const Stage stage{shared_address(shared + a.g.stage_at + index * Stage::kBytes)};
   const uint32_t cells = shared_address(table());
 
+  follow_kernel();
+  const Best best(a);
   Walk<32> walk(a, index);
   uint32_t row = kNoRow;
   const auto advance = [&](uint32_t following) {
@@ -129,7 +131,7 @@ __device__ __forceinline__ void probe_narrow(const Launch& a) {
 #pragma unroll
   for (int p = 0; p < P; ++p) store_shared(stage.across(p), make_uint4(0, 0, 0, 0));
   advance(told(walk));
-  block_begin(a);
+  block_begin(a, best);
   wait_for_none(a);
   __syncthreads();
 
@@ -165,6 +167,12 @@ __device__ __forceinline__ void probe_narrow(const Launch& a) {
       negative = max(negative, __reduce_max_sync(kWarp, most_negative));
       keep_ends(positive, negative, 0xFFFFFFFFu);
     }
+    if constexpr (kInt8) {
+      const float m = bits_float(wide(top));
+      float v[4][1];
+      int8_parts<T, false>(tile, m, top != 0, v);
+      add_int8(a, make_float4(v[0][0], v[1][0], v[2][0], v[3][0]), m, top != 0);
+    }
 #pragma unroll
     for (int c = P / 2; c < P; ++c) tile.count(a, cells, c);
     if (d / 2 < kWords)  // of the places behind a row half stay zero, half are larger than all: the median is in the middle
@@ -196,13 +204,13 @@ __device__ __forceinline__ void probe_narrow(const Launch& a) {
   block_close<T>(a);
 }
 
-template <class T, int P, int kWarps>
+template <class T, int P, int kWarps, bool kInt8>
 __global__ void __launch_bounds__(kWarps * 32, 1) narrow_kernel(const __grid_constant__ Launch a) {
 #ifdef __CUDA_ARCH__
   if constexpr (!runs_on(__CUDA_ARCH__ / 10, P, true)) return;
   else
 #endif
-  probe_narrow<T, P, kWarps>(a);
+  probe_narrow<T, P, kWarps, kInt8>(a);
 }
 
 }  // namespace maxact::cuda

@@ -221,8 +221,11 @@ void CudaProbe::update(const void* data, int64_t n_rows, int64_t inner, int64_t 
     a.n_dealt = each < 10 ? 0xFFFFFFFFu / (n_sms_ * kMostWarps) : static_cast<uint32_t>(each - each / 5);
     const dim3 grid(static_cast<unsigned>(std::min<int64_t>(n_sms_, tiles)));
     void* arguments[] = {&a};
-    check(cudaLaunchKernel(p.kernel.function, grid, dim3(p.n_threads), arguments, p.shared_bytes, static_cast<cudaStream_t>(stream)),
-          "launching");
+    cudaLaunchAttribute follows{};  // see follow_kernel
+    follows.id = cudaLaunchAttributeProgrammaticStreamSerialization, follows.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config{grid, dim3(p.n_threads), static_cast<size_t>(p.shared_bytes), static_cast<cudaStream_t>(stream), &follows,
+                              target_ >= 90 ? 1u : 0u};
+    check(cudaLaunchKernelExC(&config, p.kernel.function, arguments), "launching");
   }
 }
 

@@ -6,18 +6,22 @@
 namespace maxact::cuda {
 
 // Sorts arena()[first, first + n) by `before`; behind them, up to the next power of two, space is needed. While there is
-// a thread for each, entries count who comes before them: 102 take 2.7 us, in the bitonic sort (a barrier a step) 5 us.
+// a thread for each, entries count who comes before them, by as many threads as there are: 102 took one thread each 2.7 us, in the
+// bitonic sort (a barrier a step) 5 us.
 static __device__ __noinline__ void sort_entries(uint32_t first, uint32_t n) {
   Entry* const entries = arena() + first;
   if (n <= blockDim.x) {
-    const Entry mine = entries[threadIdx.x < n ? threadIdx.x : 0];
+    uint32_t lanes = 1;  // of an entry
+    while (lanes < 32 && 2 * lanes * n <= blockDim.x) lanes *= 2;
+    const uint32_t i = threadIdx.x / lanes;
+    const Entry mine = entries[i < n ? i : 0];
     const unsigned __int128 order = order_of(mine);
     uint32_t rank = 0;
-    if (threadIdx.x < n)
 #pragma unroll 4
-      for (uint32_t i = 0; i < n; ++i) rank += order_of(entries[i]) < order + (i < threadIdx.x);  // of the same the first
+    for (uint32_t k = threadIdx.x % lanes; k < n; k += lanes) rank += order_of(entries[k]) < order + (k < i);  // of the same the first
+    for (uint32_t step = 1; step < lanes; step *= 2) rank += __shfl_xor_sync(kWarp, rank, step);
     __syncthreads();
-    if (threadIdx.x < n) entries[rank] = mine;
+    if (i < n && threadIdx.x % lanes == 0) entries[rank] = mine;
     __syncthreads();
     return;
   }
@@ -67,55 +71,80 @@ static __device__ __noinline__ uint32_t first_entries(uint32_t first, uint32_t n
   return min(n, topk);
 }
 
-// Appends all elements of the rows in the arena that are at least `bar` to the buffer, as far as it reaches; n_buffered
-// counts on. A warp takes a slice of 8 chunks a lane, looks at their largest magnitudes, and reads again what matters:
-// testing each element of a row in one warp took 13 us.
+// Elements that are found, as many as there is room for; n counts on.
+struct Found {
+  Entry* entries;
+  uint32_t room;
+  uint32_t& n;
+};
+
+// A warp reads listed rows by slices of 8 chunks a lane.
+constexpr int kDeep = 8;
 template <class T>
-__device__ __forceinline__ void read_rows(const Launch& a, uint32_t n_rows, uint32_t bar) {
-  constexpr int kDeep = 8, kWide = 32 * kPerChunk<T>;
-  const Entry* const order = arena();
-  Entry* const buffer = arena() + a.g.n_order;
-  const uint32_t slices = static_cast<uint32_t>((a.o.d + kDeep * kWide - 1) / (kDeep * kWide));
-#pragma unroll 1
-  for (uint32_t i = warp_id(); i < n_rows * slices; i += blockDim.x / 32) {
-    if (read_now(control().n_buffered) > a.g.n_buffer) return;
-    const uint32_t listed = i / slices;
-    const auto* x = row_at<T>(a, list_rows(a)[order[listed].feature_sign]);
-    const int64_t begin = static_cast<int64_t>(i % slices) * kDeep * kWide + lane_id() * kPerChunk<T>;
-    unsigned hits = 0;
-    const auto look = [&](const uint4& v, int c) {
-      uint32_t top;
-      if constexpr (sizeof(typename T::Bits) == 2) {
-        const uint32_t pairs = __vmaxu2(__vmaxu2(v.x & 0x7FFF7FFFu, v.y & 0x7FFF7FFFu), __vmaxu2(v.z & 0x7FFF7FFFu, v.w & 0x7FFF7FFFu));
-        top = max(pairs >> 16, pairs & 0xFFFF);
-      } else {
-        top = max(max(v.x & ~T::kSign, v.y & ~T::kSign), max(v.z & ~T::kSign, v.w & ~T::kSign));
-      }
-      hits |= static_cast<unsigned>(T::wide(static_cast<typename T::Bits>(top)) >= bar) << c;
-    };
-    if (a.g.vectors) {
-      uint4 chunks[kDeep];
-#pragma unroll
-      for (int c = 0; c < kDeep; ++c)
-        chunks[c] = begin + c * kWide < a.o.d ? __ldg(reinterpret_cast<const uint4*>(x + begin + c * kWide)) : make_uint4(0, 0, 0, 0);
-#pragma unroll
-      for (int c = 0; c < kDeep; ++c) look(chunks[c], c);
+__device__ __forceinline__ uint32_t slices_of(const Launch& a) {
+  constexpr int kSlice = kDeep * 32 * kPerChunk<T>;
+  return static_cast<uint32_t>((a.o.d + kSlice - 1) / kSlice);
+}
+// Finds all elements of a slice of a row that are at least `bar`: looks at the largest magnitude of each chunk, and reads again what
+// matters. Testing each element of a row in one warp took 13 us.
+template <class T>
+__device__ __forceinline__ void read_slice(const Launch& a, uint32_t listed, uint32_t slice, uint32_t bar, const Found& found) {
+  constexpr int kWide = 32 * kPerChunk<T>;
+  const auto* x = row_at<T>(a, list_rows(a)[listed]);
+  const int64_t begin = static_cast<int64_t>(slice) * kDeep * kWide + lane_id() * kPerChunk<T>;
+  unsigned hits = 0;
+  const auto look = [&](const uint4& v, int c) {
+    uint32_t top;
+    if constexpr (sizeof(typename T::Bits) == 2) {
+      const uint32_t pairs = __vmaxu2(__vmaxu2(v.x & 0x7FFF7FFFu, v.y & 0x7FFF7FFFu), __vmaxu2(v.z & 0x7FFF7FFFu, v.w & 0x7FFF7FFFu));
+      top = max(pairs >> 16, pairs & 0xFFFF);
     } else {
-#pragma unroll 1
-      for (int c = 0; c < kDeep; ++c) look(load_chunk<T>(a, x, begin + c * kWide), c);
+      top = max(max(v.x & ~T::kSign, v.y & ~T::kSign), max(v.z & ~T::kSign, v.w & ~T::kSign));
     }
-    for (; hits; hits &= hits - 1) {
-      const int64_t start = begin + (__ffs(hits) - 1) * kWide;
-      Chunk<T> chunk{load_chunk<T>(a, x, start)};  // again: 8 chunks cannot be named by a number
+    hits |= static_cast<unsigned>(T::wide(static_cast<typename T::Bits>(top)) >= bar) << c;
+  };
+  if (a.g.vectors) {
+    uint4 chunks[kDeep];
+#pragma unroll
+    for (int c = 0; c < kDeep; ++c)
+      chunks[c] = begin + c * kWide < a.o.d ? __ldg(reinterpret_cast<const uint4*>(x + begin + c * kWide)) : make_uint4(0, 0, 0, 0);
+#pragma unroll
+    for (int c = 0; c < kDeep; ++c) look(chunks[c], c);
+  } else {
 #pragma unroll 1
-      for (int64_t feature = start; feature < min(start + kPerChunk<T>, a.o.d); ++feature) {
-        const typename T::Bits bits = chunk.next(), magnitude = bits & (T::kSign - 1);
-        if (magnitude >= T::kInf || T::wide(magnitude) < bar) continue;
-        const uint32_t at = atomicAdd(&control().n_buffered, 1u);
-        if (at < a.g.n_buffer)
-          buffer[at] = {T::wide(magnitude), static_cast<uint32_t>(feature) << 1 | (bits != magnitude), order[listed].token};
-      }
+    for (int c = 0; c < kDeep; ++c) look(load_chunk<T>(a, x, begin + c * kWide), c);
+  }
+  for (; hits && read_now(found.n) <= found.room; hits &= hits - 1) {
+    const int64_t start = begin + (__ffs(hits) - 1) * kWide;
+    Chunk<T> chunk{load_chunk<T>(a, x, start)};  // again: 8 chunks cannot be named by a number
+#pragma unroll 1
+    for (int64_t feature = start; feature < min(start + kPerChunk<T>, a.o.d); ++feature) {
+      const typename T::Bits bits = chunk.next(), magnitude = bits & (T::kSign - 1);
+      if (magnitude >= T::kInf || T::wide(magnitude) < bar) continue;
+      const uint32_t at = atomicAdd(&found.n, 1u);
+      if (at < found.room)
+        found.entries[at] = {T::wide(magnitude), static_cast<uint32_t>(feature) << 1 | (bits != magnitude), list_entries(a)[listed].token};
     }
+  }
+}
+
+// Mostly few rows are listed, and few of their elements reach the bar: each warp looks at its slices of them, and while memory
+// answers others give the table of counts away. Where there are more, or no bar, n_few says so, and best_elements finds them.
+template <class T>
+__device__ __forceinline__ void find_few(const Launch& a) {
+  Control& c = control();
+  const uint32_t slices = slices_of<T>(a), n = c.n_listed * slices;
+  if (static_cast<uint32_t>(warp_id()) >= n) return;
+  const unsigned long long bar = c.bar;  // warps whose rows waited to the end have just read it
+  if (c.n_listed > kFew || magnitude_of_bar(bar) == 0) {
+    if (lane_id() == 0) atomicAdd(&c.n_few, kFew + 1);
+    return;
+  }
+  const Found found{c.few, kFew, c.n_few};
+#pragma unroll 1
+  for (uint32_t i = warp_id(); i < n && read_now(c.n_few) <= kFew; i += blockDim.x / 32) {
+    const Entry& listed = list_entries(a)[i / slices];
+    if (list_key(a, listed.bits, list_rows(a)[i / slices]) >= bar) read_slice<T>(a, i / slices, i % slices, magnitude_of_bar(bar), found);
   }
 }
 
@@ -216,10 +245,8 @@ __device__ __noinline__ uint32_t bar_of_table(const Launch& a, uint32_t bar) {
 
 // The first topk elements of the block's listed rows, at the front of the arena. Returns how many.
 template <class T>
-__device__ __forceinline__ uint32_t best_elements(const Launch& a) {
+__device__ __noinline__ uint32_t best_elements(const Launch& a) {
   Control& c = control();
-  if (!c.n_listed) return 0;
-  // By now all rows of other blocks are done too, or nearly: the bar has risen.
   if (warp_id() == 0) {
     const unsigned long long risen = read_bar(a);
     __syncwarp();  // all lanes have read the old one
@@ -243,8 +270,12 @@ __device__ __forceinline__ uint32_t best_elements(const Launch& a) {
   }
   __syncthreads();
   n_rows = c.worst_at;
-  // Mostly few elements reach the bar, and one reading of each row is enough.
-  read_rows<T>(a, n_rows, bar);
+  // One reading of each row is enough if the buffer is.
+  const uint32_t slices = slices_of<T>(a);
+  const Found found{buffer, a.g.n_buffer, c.n_buffered};
+#pragma unroll 1
+  for (uint32_t i = warp_id(); i < n_rows * slices && read_now(c.n_buffered) <= a.g.n_buffer; i += n_warps)
+    read_slice<T>(a, order[i / slices].feature_sign, i % slices, bar, found);
   __syncthreads();
   uint32_t n = c.n_buffered;
   if (n <= a.g.n_buffer) {

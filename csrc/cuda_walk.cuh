@@ -1,7 +1,8 @@
-// Which rows a team of warps takes. Most tiles are dealt in advance, tile t of the tensor to team t % n_teams of the grid; the
-// rest go to whoever asks, because multiprocessors do not read alike: with all dealt in advance the first were done after
-// 72 % of the time (H100). With a mask all are dealt, so that a padded batch, whose hidden rows lie together, is shared
-// evenly; rows that the mask hides are stepped over without being read.
+// Which rows a team of warps takes, from the last to the first: what the kernel before wrote last is still in the L2, and so is
+// what this one reads last when the next one reads it first. Most tiles are dealt in advance, tile t from the end to team
+// t % n_teams of the grid; the rest go to whoever asks, because multiprocessors do not read alike: with all dealt in advance the
+// first were done after 72 % of the time (H100). With a mask all are dealt, so that a padded batch, whose hidden rows lie
+// together, is shared evenly; rows that the mask hides are stepped over without being read.
 #pragma once
 
 #include "cuda_lanes.cuh"
@@ -28,7 +29,8 @@ class Walk {
   __device__ __forceinline__ uint32_t next(const Launch& a, int place, uint32_t following_tile, bool asks) {
     if (!a.mask) {
       more = tile_ < a.n_tiles;
-      const uint32_t row = tile_ * kRows + place;  // below 2^32 where there is a tile, and of no interest elsewhere
+      // Below 2^32 where there is a tile, and of no interest elsewhere.
+      const uint32_t row = (a.n_tiles - 1 - tile_) * kRows + place;
       tile_ = following_tile + a.n_dealt * step(a);
       ask(a, asks);
       return (kRows == 1 || (place < kRows && row < a.n_rows)) && more ? row : kNoRow;
@@ -56,7 +58,7 @@ class Walk {
   static constexpr uint32_t kTiles = 32 / kRows;  // of the window that is looked up ahead
   __device__ static __forceinline__ uint32_t step(const Launch& a) { return a.g.n_teams * gridDim.x; }
   __device__ static __forceinline__ uint64_t row_of(const Launch& a, uint64_t tile, int slot) {
-    return (tile + static_cast<uint64_t>(slot / kRows) * step(a)) * kRows + slot % kRows;
+    return (a.n_tiles - 1 - (tile + static_cast<uint64_t>(slot / kRows) * step(a))) * kRows + slot % kRows;
   }
   // The next window: whole tiles of up to 32 rows, one a lane. A load and a vote.
   __device__ __forceinline__ uint32_t look_up(const Launch& a, bool wanted) {

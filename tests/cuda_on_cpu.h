@@ -29,6 +29,7 @@ struct uint4 { uint32_t x, y, z, w; };
 struct float4 { float x, y, z, w; };
 inline uint2 make_uint2(uint32_t x, uint32_t y) { return {x, y}; }
 inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 // The warp's words
 
 UNSEEN inline void __syncwarp() {
@@ -187,6 +188,7 @@ void add_ones(uint32_t base, uint32_t w0, uint32_t w1, uint32_t w2, uint32_t w3)
     add_shared(base + (w >> 16) * 4, 1);
   }
 }
+inline void follow_kernel() {}
 // A copy is written when its thread has waited for it, which nobody else sees before a barrier, but may come at any time from
 // where it is asked for: that is a write that races see, too.
 UNSEEN inline void copy_async(uint32_t to, const void* from) {
@@ -291,13 +293,26 @@ inline cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const v
   const char* target = getenv("TARGET");
   return attributes->ptxVersion = target ? atoi(target) : 90, 0;
 }
+enum { cudaLaunchAttributeProgrammaticStreamSerialization };
+struct cudaLaunchAttribute {
+  int id;
+  struct { int programmaticStreamSerializationAllowed; } val;
+};
+struct cudaLaunchConfig_t {
+  dim3 gridDim, blockDim;
+  size_t dynamicSmemBytes;
+  cudaStream_t stream;
+  cudaLaunchAttribute* attrs;
+  unsigned numAttrs;
+};
 template <class = void>
-UNSEEN cudaError_t cudaLaunchKernel(const void* function, dim3 grid, dim3 block, void** arguments, size_t n_shared, cudaStream_t) {
+UNSEEN cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* function, void** arguments) {
   using maxact::cuda::Launch, maxact::cuda::shared;
   static const void* kernel;
   static const Launch* launch;
   kernel = function, launch = static_cast<const Launch*>(arguments[0]);
-  if (n_shared > maxact::cuda::kShared) return 1;
+  if (config->dynamicSmemBytes > maxact::cuda::kShared) return 1;
+  const dim3 grid = config->gridDim, block = config->blockDim;
   gridDim = grid, blockDim = block;
   on_cpu::host = __tsan_get_current_fiber();
   on_cpu::body = [] { reinterpret_cast<void (*)(Launch)>(const_cast<void*>(kernel))(*launch); };
