@@ -114,6 +114,7 @@ __device__ __forceinline__ void block_begin(const Launch& a, const Best& best) {
   for (int i = threadIdx.x; i < a.g.n_bins / 4; i += blockDim.x) cells[i] = make_uint4(0, 0, 0, 0);
   for (int i = threadIdx.x; i < kCounters; i += blockDim.x) c.counters[i] = 0;
   for (int i = threadIdx.x; i < 2 * kExactCells; i += blockDim.x) c.exact[0][i] = 0;
+  for (int i = threadIdx.x; i < 2 * a.g.int8_cells; i += blockDim.x) reinterpret_cast<uint32_t*>(shared + a.g.int8_at)[i] = 0;
   if (threadIdx.x == 0) {
     const float nan = bits_float(0x7FC00000u), inf = bits_float(kInfinity);
     c.record = {{nan, nan, nan, kNoToken}, {nan, nan, nan, kNoToken}, kNoToken, kNoToken, -inf, inf, 0, 0};

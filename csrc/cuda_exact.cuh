@@ -38,23 +38,34 @@ __device__ __forceinline__ void add_exactly_warp(int64_t* bins, const Addend& ad
 
 // The sums to which every row adds keep the bins of the exponents that nearly all addends have in the block, in two digits: a
 // low one of 12 bits, and the rest. So nearly 2^19 addends fit, and between two turns of a cell to be flushed come at most 2^18 and
-// those under way: 2 * kRowsAFlush rows, of which each adds as many parts as its team has warps, at most 12.
-enum ExactSum { kSum, kRatioSum, kRatioSquareSum };
+// those under way: 2 * kRowsAFlush rows, of which each adds as many parts as its team has warps, at most 12. Of INT-8 sums only
+// those of short rows, which else all multiprocessors would add to a few addresses: 409 GB/s at d = 64.
+enum ExactSum { kSum, kRatioSum, kRatioSquareSum, kInt8SquareSum, kInt8AbsSum, kInt8ErrorSquareSum, kInt8ErrorAbsSum };
 constexpr unsigned kRowsAFlush = 1u << 13;  // of a block
-// Bins from 2^-32, and for ratios, which are at least 1, from 2^0.
-__device__ constexpr int first_bin(ExactSum sum) { return (sum == kSum ? -31 : 1) - kExponentMin; }
-__device__ constexpr int first_cell(ExactSum sum) { return sum == kSum ? 0 : sum == kRatioSum ? 64 : 96; }
-__device__ constexpr int n_cells(ExactSum sum) { return sum == kSum ? 64 : 32; }
-static_assert(first_cell(kRatioSquareSum) + n_cells(kRatioSquareSum) == kExactCells);
+// Bins from 2^-32, for ratios, which are at least 1, from 2^0, and for squares of errors from 2^-56.
+__device__ constexpr int first_bin(ExactSum sum) {
+  return (sum == kRatioSum || sum == kRatioSquareSum ? 1 : sum == kInt8ErrorSquareSum ? -55 : -31) - kExponentMin;
+}
+__device__ constexpr int first_cell(ExactSum sum) {
+  return sum < kInt8SquareSum ? (sum == kSum ? 0 : sum == kRatioSum ? 64 : 96) : kExactCells + (sum - kInt8SquareSum) * 64;
+}
+__device__ constexpr int n_cells(ExactSum sum) { return sum == kRatioSum || sum == kRatioSquareSum ? 32 : 64; }
+static_assert(first_cell(kInt8SquareSum) == first_cell(kRatioSquareSum) + n_cells(kRatioSquareSum));
+static_assert(first_cell(kInt8ErrorAbsSum) + n_cells(kInt8ErrorAbsSum) == kExactCells + kInt8Cells);
 __device__ __forceinline__ int64_t* bins_of(const Fields& f, ExactSum sum) {
-  return sum == kSum ? f.sum : sum == kRatioSum ? f.ratio_sum : f.ratio_square_sum;
+  return sum == kSum ? f.sum : sum == kRatioSum ? f.ratio_sum : sum == kRatioSquareSum ? f.ratio_square_sum
+       : sum == kInt8SquareSum ? f.int8_square_sum : sum == kInt8AbsSum ? f.int8_abs_sum
+       : sum == kInt8ErrorSquareSum ? f.int8_error_square_sum : f.int8_error_abs_sum;
+}
+__device__ __forceinline__ uint32_t* digits_of(const Launch& a, int cell) {
+  return cell < kExactCells ? control().exact[cell] : reinterpret_cast<uint32_t*>(shared + a.g.int8_at) + (cell - kExactCells) * 2;
 }
 
 template <ExactSum kWhich>
 __device__ __forceinline__ void add_exactly_block(const Launch& a, Addend addend) {
   const unsigned cell = static_cast<unsigned>(addend.index - first_bin(kWhich));
   if (cell < n_cells(kWhich)) {
-    const uint32_t digits = shared_address(control().exact[first_cell(kWhich)]) + cell * 8;
+    const uint32_t digits = shared_address(digits_of(a, first_cell(kWhich))) + cell * 8;
     add_shared(digits, addend.mantissa & 0xFFF), add_shared(digits + 4, addend.mantissa >> 12);
     addend.index = -1;
   }
@@ -64,11 +75,12 @@ __device__ __forceinline__ void add_exactly_block(const Launch& a, Addend addend
 // Moves cells of the block's sums to the state's: `first` and each `step` on. Others may add meanwhile.
 __device__ __forceinline__ void flush_exact(const Launch& a, int first, int step) {
 #pragma unroll 1
-  for (int cell = first; cell < kExactCells; cell += step) {
-    uint32_t* const digits = control().exact[cell];
+  for (int cell = first; cell < kExactCells + a.g.int8_cells; cell += step) {
+    uint32_t* const digits = digits_of(a, cell);
     const int low = static_cast<int>(atomicExch(digits, 0u)), high = static_cast<int>(atomicExch(digits + 1, 0u));
     const int64_t n = int64_t{high} * 4096 + low;
-    const ExactSum sum = cell < first_cell(kRatioSum) ? kSum : cell < first_cell(kRatioSquareSum) ? kRatioSum : kRatioSquareSum;
+    const ExactSum sum = cell >= kExactCells ? static_cast<ExactSum>(kInt8SquareSum + (cell - kExactCells) / 64)
+                       : cell < first_cell(kRatioSum) ? kSum : cell < first_cell(kRatioSquareSum) ? kRatioSum : kRatioSquareSum;
     if (n) add_global(bins_of(a.f, sum) + first_bin(sum) + cell - first_cell(sum), static_cast<unsigned long long>(n));
   }
 }

@@ -94,13 +94,19 @@ __device__ __forceinline__ void leave_int8(const TileT& tile, float m, bool coun
   }
 }
 
-// Adds the INT-8 sums of rows to the state's, a lane a row.
+// Adds the INT-8 sums of rows to the state's, a lane a row: at once, or where rows are short by way of the block's.
+template <bool kShort>
 __device__ __forceinline__ void add_int8(const Launch& a, const float4& all, float m, bool on) {
   const double unlift = lift_of(m) > 1 ? 0x1p-80 : 1.0, scale = static_cast<double>(m) * (1.0 / 127);
-  add_exactly_warp(a.f.int8_square_sum, {all.x * (unlift * unlift), on});
-  add_exactly_warp(a.f.int8_abs_sum, {all.y, on});
-  add_exactly_warp(a.f.int8_error_square_sum, {all.z * (scale * scale), on});
-  add_exactly_warp(a.f.int8_error_abs_sum, {all.w * scale, on});
+  const Addend square{all.x * (unlift * unlift), on}, absolute{all.y, on};
+  const Addend error_square{all.z * (scale * scale), on}, error{all.w * scale, on};
+  if constexpr (kShort) {
+    add_exactly_block<kInt8SquareSum>(a, square), add_exactly_block<kInt8AbsSum>(a, absolute);
+    add_exactly_block<kInt8ErrorSquareSum>(a, error_square), add_exactly_block<kInt8ErrorAbsSum>(a, error);
+  } else {
+    add_exactly_warp(a.f.int8_square_sum, square), add_exactly_warp(a.f.int8_abs_sum, absolute);
+    add_exactly_warp(a.f.int8_error_square_sum, error_square), add_exactly_warp(a.f.int8_error_abs_sum, error);
+  }
 }
 
 // Those of a round of n rows; a warp of a team has its part of each.
@@ -109,7 +115,7 @@ __device__ __forceinline__ void fold_int8(const Launch& a, int n, uint32_t sums)
   __syncwarp();
   const uint4 all = load_shared(sums + lane_id() * kInt8Stride<kSums>), row = facts_of(a).rows[lane_id()];
   const bool on = lane_id() < n && row.x != kNoRow && row.z != kSlow && row.y != 0;
-  add_int8(a, make_float4(bits_float(all.x), bits_float(all.y), bits_float(all.z), bits_float(all.w)),
+  add_int8<false>(a, make_float4(bits_float(all.x), bits_float(all.y), bits_float(all.z), bits_float(all.w)),
            bits_float(T::wide(static_cast<typename T::Bits>(row.y))), on);
   __syncwarp();
 }

@@ -33,13 +33,17 @@ __device__ __forceinline__ float significand(int key) {
   return bits_float(0x3F800000u | (key & ((1 << kBits) - 1)) << (23 - kBits));
 }
 
-// How many stages of rows a kernel fills: two where they fit into 227 KB beside bfloat16's table of counts and what warps
-// know of their rows.
-template <class T, int P, int R, int kSums>
-constexpr int kWarpBytes = 2 * P * R * 512 + 32 * sums_stride(kSums) * 4 + static_cast<int>(sizeof(Facts)) +
-                           (sizeof(typename T::Bits) == 4 ? static_cast<int>(sizeof(FineList)) : 0);
-template <class T, int P, int R, int kWarps, int kSums, bool kMay>
-constexpr int kStagesOf = kMay && kWarps * kWarpBytes<T, P, R, kSums> <= (227 << 10) - 4 * kLimit<T> - 5120 ? 2 : 1;
+// Whether the table of counts and `stages` of rows fit into 227 KB beside what warps know of their rows and, at topk 100, what the
+// block does. 384: what places that begin at multiples of 128 bytes leave between them.
+template <class T>
+constexpr bool has_room(int warps, int stage_bytes, int stages, int sums, bool team) {
+  const int fine = sizeof(typename T::Bits) == 4 ? sizeof(FineList) : 0, exchange = team ? kExchangeBytes : 0;
+  const int warp = stages * stage_bytes + 32 * sums_stride(sums) * 4 + static_cast<int>(sizeof(Facts)) + fine + exchange;
+  return warps * warp + 4 * kLimit<T> + static_cast<int>(kControlBytes + list_bytes(100)) + 384 <= 227 << 10;
+}
+// How many stages of rows a kernel fills: two where they fit.
+template <class T, int P, int R, int kWarps, int kSums, bool kTeam, bool kMay>
+constexpr int kStagesOf = kMay && has_room<T>(kWarps, P * R * 512, 2, kSums, kTeam) ? 2 : 1;
 
 // What the walk's lane 0 was told of the tile after the next.
 template <class WalkT>
@@ -68,7 +72,7 @@ __device__ __forceinline__ void probe(const Launch& a) {
   Walk<L::kRows> walk(a, team.index);
   constexpr int kWarpStage = TileT::kStageBytes > P * 512 ? TileT::kStageBytes : P * 512;
   constexpr bool kEngine = kVectors && kAll && kSide == 1;  // kernels for all statistics run on sm_90 only
-  constexpr int kStages = kStagesOf<T, P, R, kWarps, TileT::kSums, kVectors && kAll>;
+  constexpr int kStages = kStagesOf<T, P, R, kWarps, TileT::kSums, kTeam, kVectors && kAll>;
   const uint32_t cells = shared_address(table());
   const uint32_t facts = shared_address(facts_of(a).rows), sums = shared_address(sums_of(a, TileT::kSums));
   const uint32_t int8_sums = shared_address(shared + a.g.int8_at + warp_id() * 32 * kInt8Stride<TileT::kSums>);

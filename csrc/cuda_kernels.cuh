@@ -13,8 +13,9 @@ std::vector<Kernel> kernels(bool vectors);
 template <class T, int P, int R, int kSide, int kWarps, bool kVectors, bool kTeam, bool kAll, bool kInt8 = false>
 Kernel kernel() {
   constexpr int kSums = Tile<T, P, R, kSide, kWarps, kVectors>::kSums;
+  static_assert(!kAll || has_room<T>(kWarps, P * R * 512, 1, kSums, kTeam), "the launcher would never pick it");
   return {reinterpret_cast<const void*>(&probe_kernel<T, P, R, kSide, kWarps, kVectors, kTeam, kAll, kInt8>), P, R, kSide, kWarps,
-          kSums, kStagesOf<T, P, R, kWarps, kSums, kVectors && kAll>, kTeam, kAll, kInt8};
+          kSums, kStagesOf<T, P, R, kWarps, kSums, kTeam, kVectors && kAll>, kTeam, kAll, kInt8};
 }
 
 template <class T, int P, int kWarps, bool kInt8 = false>
@@ -25,8 +26,8 @@ Kernel narrow() {
 // Widths of a lane: 16 bytes (several rows side by side where they are short) to 320; beyond, teams of warps. A tile is one
 // row or as many as 32 registers hold; 16 warps a block where rows and features' maxima leave room for that, else 12 or 8.
 // A kernel is two seconds of compilation a target, so widths between others have one for bfloat16 and all statistics only, and
-// all statistics with int8_per_token for bfloat16 from 1,025 on. Short rows of 16 bits have as many warps as registers allow, or
-// as there is room for tiles beside float16's table of 127 KB.
+// all statistics with int8_per_token for bfloat16 from 1,025 on and for short rows of 16 bits. These have as many warps as registers
+// allow, or as there is room for tiles beside float16's table of 127 KB.
 template <class T>
 std::vector<Kernel> list_kernels(bool vectors) {
   const Kernel slow{reinterpret_cast<const void*>(&slow_kernel<T>), 0, 1, 1, kSlowWarps, 1, 1, false, false, false};
@@ -35,10 +36,11 @@ std::vector<Kernel> list_kernels(bool vectors) {
   return {slow, TRIAL};
 #else
   if (!vectors) return {slow, kernel<T, 1, 8, 1, 8, false, false, false>(), kernel<T, 8, 2, 1, 8, false, true, false>()};
+  constexpr int kMost = std::is_same_v<T, Float16> ? 15 : 16;  // warps whose tiles have room beside the table
   std::vector<Kernel> list{slow,
                            kernel<T, 1, 8, 1, 16, true, false, true>(),
-                           kernel<T, 4, 2, 1, 16, true, false, true>(),
-                           kernel<T, 8, 1, 1, 16, true, false, true>(),
+                           kernel<T, 4, 2, 1, kMost, true, false, true>(),
+                           kernel<T, 8, 1, 1, kMost, true, false, true>(),
                            kernel<T, 16, 1, 1, 8, true, false, true>(),
                            kernel<T, 20, 1, 1, 8, true, false, true>(),
                            kernel<T, 16, 1, 1, 8, true, true, true>(),

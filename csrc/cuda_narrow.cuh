@@ -171,7 +171,7 @@ __device__ __forceinline__ void probe_narrow(const Launch& a) {
       const float m = bits_float(wide(top));
       float v[4][1];
       int8_parts<T, false>(tile, m, top != 0, v);
-      add_int8(a, make_float4(v[0][0], v[1][0], v[2][0], v[3][0]), m, top != 0);
+      add_int8<true>(a, make_float4(v[0][0], v[1][0], v[2][0], v[3][0]), m, top != 0);
     }
 #pragma unroll
     for (int c = P / 2; c < P; ++c) tile.count(a, cells, c);

@@ -189,7 +189,11 @@ int CudaProbe::place(Plan& p, uint32_t n_bins) const {
     return static_cast<uint32_t>(begin);
   };
   g.facts_at = next(k.warps * sizeof(Facts)), g.sums_at = next(static_cast<size_t>(k.warps) * 32 * sums_stride(k.sums) * sizeof(float));
-  g.int8_at = k.sums > 1 ? g.sums_at + k.sums * sizeof(float) : next(launch_.f.int8_square_sum ? k.warps * 32 * sizeof(float4) : 0);
+  g.int8_cells = k.side == 32 && k.int8 ? kInt8Cells : 0;
+  if (k.sums > 1)
+    g.int8_at = g.sums_at + k.sums * sizeof(float);
+  else
+    g.int8_at = next(k.side == 32 ? g.int8_cells * 2 * sizeof(uint32_t) : launch_.f.int8_square_sum ? k.warps * 32 * sizeof(float4) : 0);
   g.list_at = next(list_bytes(topk));
   g.exchange_at = next(g.team > 1 ? k.warps * kExchangeBytes : 0);
   g.fine_at = next(dtype_ == Dtype::float32 ? k.warps * sizeof(FineList) : 0);

@@ -51,7 +51,9 @@ struct Geometry {
   // Where things lie in shared memory: the rows on their way to each warp (at the end its features' maxima), facts, sums and
   // INT-8 sums of rows, the list of rows, what the warps of a team exchange, elements of float32 that may be medians.
   uint32_t stage_at, facts_at, sums_at, int8_at, list_at, exchange_at, fine_at;
+  int int8_cells;              // how many cells of exact INT-8 sums lie at int8_at, in place of sums of rows
 };
+constexpr int kInt8Cells = 256;  // of short rows, see cuda_exact.cuh
 
 // From the sums of one row to those of the next: a lane a row, so not a multiple of all banks. Four behind many are for INT-8.
 #ifdef __CUDACC__

@@ -58,4 +58,4 @@ def test_no_kernel_spills(module):
     # Local memory holds the features' maxima of a lane between rounds, 16 bytes for each of its pieces of a row, and what
     # slow_row() returns; what spills would come on top.
     assert [(pieces, stack) for pieces, stack in stacks if int(stack) != 16 * int(pieces) + 16] == []
-    assert narrow == ["8"] * 4
+    assert narrow == ["8"] * 8

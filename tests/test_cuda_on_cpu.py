@@ -66,7 +66,9 @@ def test_tiles_that_nobody_was_dealt_are_taken_once(run):
 def test_exact_sums_leave_the_block_before_they_overflow(run):
     row = torch.tensor([255 * 2.0**10, 255 * 2.0**2, 255 * 2.0**-6, 0, 0, 0, 0, 0]).bfloat16()  # 2^24 - 1 times 2^-6: both digits full
     x = row.expand(600_000, 8).contiguous()  # 4,095 times as many are more than 2^31
-    assert_agrees(run((x, None, None), environment={"N_MULTIPROCESSORS": "1"}), REFERENCE.probe(x), x)
+    for options in ({}, {"int8_per_token": True}):
+        ours = run((x, None, None), environment={"N_MULTIPROCESSORS": "1"}, **options)
+        assert_agrees(ours, REFERENCE.probe(x, **options), x)
 
 
 def test_exact_sums_of_exponents_that_do_not_wait_in_the_block(run):
@@ -76,7 +78,8 @@ def test_exact_sums_of_exponents_that_do_not_wait_in_the_block(run):
     x[148::9, 4:] = 2.0**-100  # ratios of 2^100
     tiny = torch.full((40, 64), 2.0**-133).bfloat16()  # sums that are subnormal
     for rows in (x, tiny):
-        assert_agrees(run((rows, None, None)), REFERENCE.probe(rows), rows)
+        for options in ({}, {"int8_per_token": True}):
+            assert_agrees(run((rows, None, None), **options), REFERENCE.probe(rows, **options), rows)
 
 
 @pytest.mark.parametrize("data", ["equal", "zeros", "one huge", "ascending", "two values", "positive"])
