@@ -42,37 +42,50 @@ def results(name: str) -> list[dict]:
 
 
 def test_every_bandwidth_in_the_table_is_in_the_committed_results():
-    rows = [row for row in results("roofline-h100-80gb-hbm3.csv") if (row["d"], row["data"]) == ("4096", "tokens")]
+    rows = [row for row in results("roofline-h200.csv") if (row["d"], row["data"]) == ("4096", "tokens")]
     rows = [row for row in rows if row["dtype"] == "bfloat16" and row["layout"] == "contiguous"]
     measured = {(row["case"], row["what"]): row["gbps"] for row in rows}
     table = re.search(r"\| bfloat16 \[131072, 4096\].*?\n\n", README, re.DOTALL)[0]
     shown = re.findall(r"^\| .+? \| ([\d.]+) \|$", table, re.MULTILINE)
+    whats = ("fused_probe", "aminmax", "abs().amax()", "modelopt MaxCalibrator", "llm-compressor StaticMinMaxObserver", "eager, all statistics")
     names = [("ceiling", "read-only kernel"), ("counts=False, medians=False", "fused_probe")]
-    names += [("all statistics", what) for what in ("fused_probe", "aminmax", "abs().amax()", "modelopt MaxCalibrator", "eager, all statistics")]
+    names += [("all statistics", what) for what in whats]
     assert shown == [measured[name] for name in names]
 
 
-def test_every_figure_of_the_h200_is_in_the_committed_results():
-    rows = [row for row in results("roofline-h200.csv") if row["layout"] == "contiguous"]
-    probed = [row for row in rows if row["what"] == "fused_probe"]
-
-    def gbps(case: str, dtype: str = "bfloat16", d: int = 4096, data: str = "tokens") -> str:
-        (row,) = [row for row in probed if (row["case"], row["dtype"], row["d"], row["data"]) == (case, dtype, str(d), data)]
-        return f"{float(row['gbps']):,.0f}"
-
+def test_every_figure_below_the_table_is_in_the_committed_results():
+    text = re.search(r"All statistics of other widths, in GB/s: (.*?)`benchmarks/cuda_notes", README, re.DOTALL)[1].replace("\n", " ")
+    rows = [row for row in results("roofline-h200.csv") if row["what"] == "fused_probe" and row["layout"] == "contiguous"]
     everything = "all statistics"
-    names = [(everything,), (f"{everything} and int8_per_token",), (everything, "float32")]
-    names += [(everything, "bfloat16", 4096, "zeros"), (everything, "bfloat16", 128)]
-    shown = re.search(r"`roofline-h200\.csv`\), in GB/s of the ([\d,]+) that it reads: (.*?)\. There .*? takes (.*?)\. It is", README, re.DOTALL)
-    assert shown[1] == f"{float(rows[0]['gbps']):,.0f}" and rows[0]["case"] == "ceiling"
-    assert re.findall(r"([\d,]+) (?:at|with|in|of)\b", shown[2]) == [gbps(*name) for name in names]
-    small = [row for row in probed if row["case"] == f"{everything}, small"]
-    device, host = ({f"{float(row[name]):.0f}" for row in small} for name in ("time_us", "host_us"))
-    assert (device, host) == ({"20", "21"}, {"7"}) and shown[3] == "20 to 21 µs of\nthe GPU and 7 µs of the host"
+    with_int8 = f"{everything} and int8_per_token"
+    measured = {(row["case"], row["dtype"], int(row["d"]), row["data"]): float(row["gbps"]) for row in rows}
+
+    def gbps(case: str = everything, dtype: str = "bfloat16", d: int = 4096, data: str = "tokens") -> str:
+        return f"{measured[case, dtype, d, data]:,.0f}"
+
+    widths = re.findall(r"([\d,]+) at (\d+)[,.]", text)
+    assert len(widths) == 8 and all(shown == gbps(d=int(d)) for shown, d in widths)
+    hostile = [value for (case, *_, data), value in measured.items() if case == everything and data != "tokens"]
+    shown = re.search(r"At 4,096: ([\d,]+) with.*?, ([\d,]+) in float16, ([\d,]+) in float32, ([\d,]+) to ([\d,]+) of hostile", text)
+    names = gbps(with_int8), gbps(dtype="float16"), gbps(dtype="float32"), f"{min(hostile):,.0f}", f"{max(hostile):,.0f}"
+    assert shown.groups() == names
+    assert re.search(r"at 128 with int8_per_token ([\d,]+)\.", text)[1] == gbps(with_int8, d=128)
+    small = [row for row in results("roofline-h200.csv") if row["case"] == f"{everything}, small"]
+
+    def span(what: str, name: str) -> str:
+        times = [round(float(row[name])) for row in small if row["what"] == what]
+        return f"{min(times)} to {max(times)}"
+
+    shown = re.search(r"takes (\S+ to \S+) µs of the GPU and (\S+ to \S+) µs of the host, .*? kernel takes (\S+ to \S+)\. ", text)
+    assert shown.groups() == (span("fused_probe", "time_us"), span("fused_probe", "host_us"), span("read-only kernel", "host_us"))
+    h100 = [row for row in results("roofline-h100-80gb-hbm3.csv") if row["what"] == "fused_probe" and row["d"] == "4096"]
+    of = {(row["case"], row["dtype"], row["data"], row["layout"]): float(row["share_of_ceiling"]) for row in h100}
+    plain = [of[case, "bfloat16", "tokens", "contiguous"] for case in (everything, "counts=False, medians=False")]
+    assert re.search(r"read (\d+) % of .*? and (\d+) % without", text).groups() == tuple(f"{100 * share:.0f}" for share in plain)
 
 
 def test_every_overhead_in_the_table_is_in_the_committed_results():
-    measured = {(row["model"], row["what"]): row for row in results("model-overhead-h100-80gb-hbm3.csv")}
+    measured = {(row["model"], row["what"]): row for row in results("model-overhead-h200.csv")}
     shown = re.findall(r"^\| (Qwen3-\S+) shape.*?\| ([\d.]+) \| ([\d.]+) \| ([\d.]+) % \|$", README, re.MULTILINE)
     assert len(shown) == 3
     for model, bare, probed, over in shown:
