@@ -50,7 +50,7 @@ struct Control {
   unsigned long long bar;  // see list_key: what topk rows of the stream, or its kth element, are known to reach
   long long ratio_key, peak_key;  // the list_keys of the record's tokens, by r_t and by m_t: read without the lock
   uint32_t worst_at, n_listed, n_buffered, lock;
-  uint32_t n_flushed;  // bins of the table that warps have taken to give them to the state
+  uint32_t n_flushed;  // groups of bins of the table that warps have taken to give them to the state
   uint32_t n_few;      // elements of listed rows that reach the bar, of which these are the first
   Entry few[kFew];
 };
