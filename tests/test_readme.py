@@ -92,6 +92,10 @@ def test_every_overhead_in_the_table_is_in_the_committed_results():
         row = measured[model, "attach, all statistics"]
         assert bare == f"{float(measured[model, 'bare']['time_ms']):.1f}"
         assert (probed, over) == (f"{float(row['time_ms']):.1f}", f"{100 * float(row['over_bare']):.1f}")
+    eager = [f"{float(measured[model, 'eager hooks, the same']['over_bare']):.1f}" for model, *_ in shown]
+    assert list(re.search(r"PyTorch take ([\d.]+), ([\d.]+) and ([\d.]+) times the bare pass more", README).groups()) == eager
+    experts = 100 * float(measured["Qwen3-30B-A3B", "attach, experts too"]["over_bare"])
+    assert re.search(r"all experts of Qwen3-30B-A3B it is ([\d.]+) %", README)[1] == f"{experts:.1f}"
 
 
 def test_every_file_that_the_readme_names_is_there():
