@@ -177,12 +177,11 @@ __device__ __forceinline__ unsigned long long list_key(const Launch& a, uint32_t
 }
 
 // The list_key that topk rows are known to reach: no element of a row below is among the k largest. One warp.
-__device__ __forceinline__ unsigned long long read_bar(const Launch& a) {
-  unsigned long long smallest = ~0ull;
-  for (int i = lane_id(); i < a.o.topk; i += 32) smallest = min(smallest, __ldcg(a.scratch.slots + i));
-  smallest = reduce_warp(smallest, Min());
-  return max(smallest, read_now(control().bar));
+static __device__ __noinline__ unsigned long long read_bar(const unsigned long long* slots, int topk) {
+  const unsigned long long smallest = share_of(topk, ~0ull, [&](uint32_t i) { return __ldcg(slots + i); }, Min());
+  return max(least_of_warp(smallest), read_now(control().bar));
 }
+__device__ __forceinline__ unsigned long long read_bar(const Launch& a) { return read_bar(a.scratch.slots, a.o.topk); }
 __device__ __forceinline__ uint32_t magnitude_of_bar(unsigned long long bar) { return static_cast<uint32_t>(bar >> 32); }
 
 }  // namespace maxact::cuda

@@ -15,14 +15,17 @@ constexpr uint32_t kOneBlock = 1u << 20;
 // The piece of the mask that block `block` counts: whole words, so that ranks of rows are found from few sums.
 __device__ __forceinline__ uint32_t piece_rows(const Launch& a) { return (a.n_rows + gridDim.x - 1) / gridDim.x; }
 
+// How many rows before this one the mask keeps. One warp.
+static __device__ __noinline__ uint32_t kept_before(const Launch& a, uint32_t row) {
+  const uint32_t piece = row / piece_rows(a);
+  const uint32_t begin = piece * piece_rows(a);
+  const uint32_t of_pieces = share_of(piece, 0u, [&](uint32_t i) { return __ldcg(a.scratch.piece_kept + i); }, Add());
+  const uint32_t of_rows = share_of(row - begin, 0u, [&](uint32_t i) { return uint32_t{a.mask[begin + i] != 0}; }, Add());
+  return __reduce_add_sync(kWarp, of_pieces + of_rows);
+}
 // The id of a row that nobody named: how many tokens came before it. One warp.
 __device__ __forceinline__ int64_t default_id(const Launch& a, int64_t first, uint32_t row) {
-  if (!a.mask) return first + row;
-  const uint32_t piece = row / piece_rows(a);
-  unsigned kept = 0;
-  for (uint32_t i = lane_id(); i < piece; i += 32) kept += __ldcg(a.scratch.piece_kept + i);
-  for (uint32_t i = piece * piece_rows(a) + lane_id(); i < row; i += 32) kept += a.mask[i] != 0;
-  return first + __reduce_add_sync(kWarp, kept);
+  return first + (a.mask ? kept_before(a, row) : row);
 }
 
 // The lane whose words come first, larger ones before smaller.
@@ -47,20 +50,21 @@ __device__ __forceinline__ void close_records(const Launch& a, int64_t first_tok
   const BlockRecord* const records = records_of(a);
   const auto id_of = [&](int64_t row) { return a.ids ? row : default_id(a, first_token, static_cast<uint32_t>(row)); };
   if (kind < 2) {
-    const float nan = bits_float(0x7FC00000u);
-    Token best{nan, nan, nan, kNoToken};
+    Token best{0, 0, bits_float(0x7FC00000u), kNoToken};  // `ratio` is what the kind goes by
+#pragma unroll 1
     for (uint32_t i = lane_id(); i < gridDim.x; i += 32) {
-      const Token token = kind ? records[i].peak : records[i].ratio;
-      if (kind ? larger_peak(token, best) : larger_ratio(token, best)) best = token;
+      Token token = kind ? records[i].peak : records[i].ratio;
+      if (kind) token.ratio = token.absmax;
+      if (larger_ratio(token, best)) best = token;
     }
-    const float value = kind ? best.absmax : best.ratio;
-    const uint32_t key = isnan(value) ? 0 : float_bits(value) + 1;
+    const uint32_t key = isnan(best.ratio) ? 0 : float_bits(best.ratio) + 1;
     const int lane = first_lane({key, upper(best.id), lower(best.id), float_bits(best.absmax), float_bits(best.median)});
     if (!__shfl_sync(kWarp, key, lane)) return;
     best.id = id_of(__shfl_sync(kWarp, best.id, lane));
     if (lane_id() == lane) kind ? keep_peak(f, best) : keep_ratio(f, best);
   } else if (kind == 2) {
     int64_t token = kNoToken, feature = kNoToken;
+#pragma unroll 1
     for (uint32_t i = lane_id(); i < gridDim.x; i += 32) {
       const int64_t t = records[i].nonfinite_token, at = records[i].nonfinite_feature;
       if (t < token || (t == token && at < feature)) token = t, feature = at;
@@ -74,6 +78,7 @@ __device__ __forceinline__ void close_records(const Launch& a, int64_t first_tok
     float highest = -bits_float(kInfinity), lowest = bits_float(kInfinity);
     uint32_t absmax_bits = 0;
     unsigned long long n_absmax = 0;
+#pragma unroll 1
     for (uint32_t i = lane_id(); i < gridDim.x; i += 32) {
       highest = fmaxf(highest, records[i].highest), lowest = fminf(lowest, records[i].lowest);
       const uint32_t bits = records[i].absmax_bits, n = records[i].n_absmax;
@@ -109,6 +114,7 @@ struct StateList {
   }
   __device__ __forceinline__ void ask(const Launch& a) const {
     const auto copy = [](uint32_t to, const void* from, int n_bytes) {
+#pragma unroll 1
       for (int i = threadIdx.x * 16; i < n_bytes; i += blockDim.x * 16)
         copy_async(shared_address(shared + to) + i, static_cast<const char*>(from) + i);
     };
@@ -141,6 +147,7 @@ __device__ __forceinline__ void close_topk(const Launch& a, int64_t first_token,
   };
   uint32_t bar = magnitude_of_bar(n_all > topk ? read_bar(a) : c.bar);
   if (n_all > blockDim.x && a.g.n_bins) {  // a first update of a small tensor, where each block sends all it may
+#pragma unroll 1
     for (int i = threadIdx.x; i < a.g.n_bins / 4; i += blockDim.x) reinterpret_cast<uint4*>(table())[i] = make_uint4(0, 0, 0, 0);
     __syncthreads();
     each_entry(0, n_all, bar, [&](const Entry& e) {
@@ -155,9 +162,11 @@ __device__ __forceinline__ void close_topk(const Launch& a, int64_t first_token,
   constexpr int kPieces = sizeof(BlockRecord) / 16;
   static_assert(sizeof(BlockRecord) % 16 == 0);
   const uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(records_of(a)));
+#pragma unroll 1
   for (uint32_t i = threadIdx.x; i < gridDim.x * kPieces; i += blockDim.x)
     copy_async(to + i * 16, reinterpret_cast<const uint4*>(a.scratch.records) + i);
   const StateList list(a);
+#pragma unroll 1
   for (uint32_t i = threadIdx.x; i < topk; i += blockDim.x) state[i] = list[i];
   uint32_t n = 0;
   for (uint32_t next = 0; next < n_all;) {
@@ -174,6 +183,7 @@ __device__ __forceinline__ void close_topk(const Launch& a, int64_t first_token,
     __syncthreads();
   }
   if (a.mask && !a.ids)
+#pragma unroll 1
     for (uint32_t i = warp_id(); i < n; i += blockDim.x / 32) {
       const int64_t id = default_id(a, first_token, static_cast<uint32_t>(merged[i].token));
       __syncwarp();
@@ -189,11 +199,13 @@ __device__ __forceinline__ void close_topk(const Launch& a, int64_t first_token,
     a.f.topk_token_ids[at] = e.token;
     a.f.topk_features[at] = e.feature_sign >> 1;
   };
+#pragma unroll 1
   for (uint32_t i = threadIdx.x; i < n + topk; i += blockDim.x) {
     const bool is_new = i < n;
     const Entry e = is_new ? merged[i] : state[i - n];
     const Entry* const others = is_new ? state : merged;
     uint32_t low = 0, high = is_new ? topk : n;  // of two that are the same the state's comes first
+#pragma unroll 1
     while (low < high) {
       const uint32_t middle = (low + high) / 2;
       if (is_new ? !before(e, others[middle]) : before(others[middle], e)) low = middle + 1;
@@ -210,6 +222,7 @@ __device__ __forceinline__ void close_books(const Launch& a, int64_t first_token
   close_topk<T>(a, first_token, n_entries);
   // The last warps, since the first are still busy with the list.
   const int n_warps = blockDim.x / 32;
+#pragma unroll 1
   for (int kind = n_warps - 1 - warp_id(); kind < 4; kind += n_warps) close_records<T>(a, first_token, n_rows, kind);
   __syncthreads();
   if (threadIdx.x == 0) {
@@ -217,6 +230,7 @@ __device__ __forceinline__ void close_books(const Launch& a, int64_t first_token
     *a.scratch.n_rows_kept = 0, *a.scratch.n_asked = 0;
     write_now(*a.scratch.n_entries, 0u);  // nothing orders it after the last additions but their answers
   }
+#pragma unroll 1
   for (int i = threadIdx.x; i < a.o.topk; i += blockDim.x) a.scratch.slots[i] = 0;
 }
 

@@ -102,6 +102,7 @@ __device__ __forceinline__ void block_close(const Launch& a) {
     const uint64_t begin = static_cast<uint64_t>(blockIdx.x) * piece_rows(a);
     const uint64_t end = min(begin + piece_rows(a), static_cast<uint64_t>(a.n_rows));
     unsigned kept = 0;
+#pragma unroll 1
     for (uint64_t i = begin + threadIdx.x; i < end; i += blockDim.x) kept += a.mask[i] != 0;
     kept = __reduce_add_sync(kWarp, kept);
     if (threadIdx.x == 0) c.worst_at = 0;
@@ -120,6 +121,7 @@ __device__ __forceinline__ void block_close(const Launch& a) {
   if (n) {
     if (threadIdx.x == 0) c.n_buffered = atomicAdd(a.scratch.n_entries, n) % kOneBlock;
     __syncthreads();
+#pragma unroll 1
     for (uint32_t i = threadIdx.x; i < n; i += blockDim.x) a.scratch.entries[c.n_buffered + i] = found[i];
   }
   if (threadIdx.x == 0) {

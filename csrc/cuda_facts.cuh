@@ -14,6 +14,7 @@ __device__ __forceinline__ int64_t sample_of(const Launch& a, uint32_t row, int6
   const int64_t first = *a.f.n_tokens;
   if (!a.mask || first >> 32 == (first + a.n_rows) >> 32) return (first + row) >> 32;
   int64_t kept = 0;
+#pragma unroll 1
   for (uint32_t i = 0; i < row; ++i) kept += a.mask[i] != 0;
   return (first + kept) >> 32;
 }
@@ -111,8 +112,10 @@ __device__ __forceinline__ void fold_facts(const Launch& a, const uint4& facts, 
     const auto first_of_largest = [&](bool has, uint32_t bits) {
       const uint32_t most = __reduce_max_sync(kWarp, has ? bits : 0);
       const bool candidate = has && bits == most;
-      const int64_t first = a.ids ? reduce_warp(candidate ? id : kNoToken, Min()) : __reduce_min_sync(kWarp, candidate ? row : kNoRow);
-      return candidate && id == first;
+      // Where rows order as ids do, by them.
+      const auto order = a.ids ? static_cast<unsigned long long>(id) ^ 1ull << 63 : row;
+      const unsigned long long first = least_of_warp(candidate ? order : ~0ull);
+      return candidate && order == first;
     };
     peak = first_of_largest(peak, absmax_bits), widest = first_of_largest(widest, float_bits(ratio));
     acquire(&c.lock);

@@ -303,15 +303,17 @@ __global__ void __launch_bounds__(kSlowWarps * 32, 1) slow_kernel(const __grid_c
   block_begin(a, Best(a));
   wait_for_none(a);
   __syncthreads();
-  int n_facts = 0;
   Facts& facts = facts_of(a);
   const uint32_t n_warps = gridDim.x * (blockDim.x / 32);
-  for (uint64_t row = warp_id() * gridDim.x + blockIdx.x; row < a.n_rows; row += n_warps) {
-    if (a.mask && !a.mask[row]) continue;
-    if (lane_id() == 0) facts.rows[n_facts] = make_uint4(static_cast<uint32_t>(row), 0, kSlow, 0);
-    if (++n_facts == 32) fold_facts<T>(a, facts_of_lane(a), n_facts), n_facts = 0;
+  for (uint64_t row = warp_id() * gridDim.x + blockIdx.x; row < a.n_rows;) {
+    int n_facts = 0;
+    for (; row < a.n_rows && n_facts < 32; row += n_warps) {
+      if (a.mask && !a.mask[row]) continue;
+      if (lane_id() == 0) facts.rows[n_facts] = make_uint4(static_cast<uint32_t>(row), 0, kSlow, 0);
+      ++n_facts;
+    }
+    fold_facts<T>(a, facts_of_lane(a), n_facts);
   }
-  if (n_facts) fold_facts<T>(a, facts_of_lane(a), n_facts);
   offer_rows<T>(a, kNoRow, 0, false);
   __syncthreads();
   block_close<T>(a);

@@ -94,11 +94,10 @@ __device__ __noinline__ uint32_t first_with(const Launch& a, uint32_t row, uint3
   const auto* x = row_at<T>(a, row);
   uint32_t first = 0xFFFFFFFFu;
   visit_row<T, 4>(a, x, [&](const uint4& v, int64_t start) {
-    const auto is_in = [&](uint32_t word) {
-      const uint32_t differs = k16 ? (word & 0x7FFF7FFFu) ^ pattern * 0x10001u : (word & ~T::kSign) ^ pattern;
-      return k16 ? (differs & 0xFFFF) == 0 || differs >> 16 == 0 : differs == 0;
-    };
-    if (is_in(v.x) || is_in(v.y) || is_in(v.z) || is_in(v.w)) first = min(first, static_cast<uint32_t>(start));
+    const auto differs = [&](uint32_t word) { return k16 ? (word & 0x7FFF7FFFu) ^ pattern * 0x10001u : (word & ~T::kSign) ^ pattern; };
+    const auto nearer = [&](uint32_t x, uint32_t y) -> uint32_t { return k16 ? __vminu2(x, y) : min(x, y); };
+    const uint32_t nearest = nearer(nearer(differs(v.x), differs(v.y)), nearer(differs(v.z), differs(v.w)));
+    if (k16 ? (nearest & 0xFFFF) == 0 || nearest >> 16 == 0 : nearest == 0) first = min(first, static_cast<uint32_t>(start));
   });
   first = __reduce_min_sync(kWarp, first);
   const uint32_t feature = first + lane_id();

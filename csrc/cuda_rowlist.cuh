@@ -11,8 +11,10 @@ namespace maxact::cuda {
 __device__ __forceinline__ void find_worst(const Launch& a) {
   Entry worst{0xFFFFFFFFu, 0, INT64_MIN};
   uint32_t at = 0;
+#pragma unroll 1
   for (int i = lane_id(); i < a.o.topk; i += 32)
     if (before(worst, list_entries(a)[i])) worst = list_entries(a)[i], at = i;
+#pragma unroll 1
   for (int offset = 1; offset < 32; offset <<= 1) {
     const Entry other{__shfl_xor_sync(kWarp, worst.bits, offset), __shfl_xor_sync(kWarp, worst.feature_sign, offset),
                       __shfl_xor_sync(kWarp, worst.token, offset)};

@@ -20,6 +20,24 @@ __device__ __forceinline__ V reduce_warp(V value, Op op) {
   for (int offset = 1; offset < 32; offset <<= 1) value = op(value, __shfl_xor_sync(kWarp, value, offset));
   return value;
 }
+// `op` over what get(i) gives for this lane's share of i < n: four are on their way at once, by one copy of the code.
+template <class V, class Get, class Op>
+__device__ __forceinline__ V share_of(uint32_t n, V nothing, Get get, Op op) {
+  V all = nothing;
+#pragma unroll 1
+  for (uint32_t i = lane_id(); i < n; i += 128) {
+    V four[4];
+#pragma unroll
+    for (uint32_t k = 0; k < 4; ++k) four[k] = i + 32 * k < n ? get(i + 32 * k) : nothing;
+    all = op(all, op(op(four[0], four[1]), op(four[2], four[3])));
+  }
+  return all;
+}
+// The least number of the warp, by its halves: in instructions a tenth of the shuffles of reduce_warp.
+__device__ __forceinline__ unsigned long long least_of_warp(unsigned long long n) {
+  const auto high = static_cast<uint32_t>(n >> 32), least = __reduce_min_sync(kWarp, high);
+  return static_cast<unsigned long long>(least) << 32 | __reduce_min_sync(kWarp, high == least ? static_cast<uint32_t>(n) : 0xFFFFFFFFu);
+}
 struct Max {
   template <class V>
   __device__ __forceinline__ V operator()(V a, V b) const { return a > b ? a : b; }
