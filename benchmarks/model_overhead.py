@@ -38,6 +38,8 @@ MODELS = {
 TINY = {"tiny": ("qwen3_moe", (2, 64), dict(hidden_size=64, intermediate_size=128, num_hidden_layers=2, head_dim=16,
                  num_attention_heads=4, num_key_value_heads=2, moe_intermediate_size=32, num_experts=8,
                  num_experts_per_tok=2, norm_topk_prob=True, decoder_sparse_step=1))}  # fmt: skip
+TURNS = 4  # of each kind of pass
+EAGER = "eager hooks, the same"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -57,8 +59,8 @@ def build(name: str) -> torch.nn.Module:
     return model
 
 
-def forward_seconds(model, shape: tuple[int, int], n: int = 7) -> float:
-    """Median time of a forward pass, after two to warm up. Each pass has tokens of its own, as a corpus has."""
+def forward_seconds(model, shape: tuple[int, int], n: int) -> list[float]:
+    """Times of n forward passes, after two to warm up. Each pass has tokens of its own, as a corpus has."""
     times = []
     with torch.inference_mode():
         for _ in range(n + 2):
@@ -68,7 +70,7 @@ def forward_seconds(model, shape: tuple[int, int], n: int = 7) -> float:
             model(input_ids=ids, use_cache=False)
             _synchronize()
             times.append(time.perf_counter() - start)
-    return statistics.median(times[2:])
+    return times[2:]
 
 
 def _synchronize() -> None:
@@ -91,23 +93,29 @@ def add_eager_hooks(model) -> list:
 
 
 def overhead(name: str) -> list[dict]:
-    """The rows of one model: bare, with `attach`, with its experts too, with eager hooks."""
+    """The rows of one model: bare, with `attach`, with its experts too, with eager hooks. Medians; all but the last in turns,
+    so that the card is as warm for one as for the other."""
     model = build(name)
     shape = (MODELS | TINY)[name][1]
     default = [site.name for site in find_sites(model).sites]
-    found = [("bare", len(default), forward_seconds(model, shape))]
-    with_experts = [("attach, experts too", [*default, "*_experts_act"])] if "moe" in model.config.model_type else []
-    for what, sites in [("attach, all statistics", default), *with_experts]:
-        with attach(model, sites) as probe:
-            found.append((what, len(probe.site_map.sites), forward_seconds(model, shape)))
-            probe.check()
-    again = forward_seconds(model, shape)
+    attached = {"attach, all statistics": default}
+    if "moe" in model.config.model_type:
+        attached["attach, experts too"] = [*default, "*_experts_act"]
+    n_sites = {"bare": len(default), EAGER: len(default)}
+    times: dict[str, list[float]] = {"bare": [], **{what: [] for what in attached}}
+    for _ in range(TURNS):
+        times["bare"] += forward_seconds(model, shape, 3)
+        for what, sites in attached.items():
+            with attach(model, sites) as probe:
+                n_sites[what] = len(probe.site_map.sites)
+                times[what] += forward_seconds(model, shape, 3)
+                probe.check()
     handles = add_eager_hooks(model)
-    found.append(("eager hooks, the same", len(default), forward_seconds(model, shape, 2)))
+    times[EAGER] = forward_seconds(model, shape, 2)
     for handle in handles:
         handle.remove()
-    bare = min(found[0][-1], again)
-    found[0] = (*found[0][:-1], bare)
+    found = [(what, n_sites[what], statistics.median(of_passes)) for what, of_passes in times.items()]
+    bare = found[0][-1]
     return [
         {
             "device": torch.cuda.get_device_name() if DEVICE == "cuda" else "cpu",

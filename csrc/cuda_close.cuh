@@ -165,6 +165,12 @@ __device__ __forceinline__ void close_topk(const Launch& a, int64_t first_token,
 #pragma unroll 1
   for (uint32_t i = threadIdx.x; i < gridDim.x * kPieces; i += blockDim.x)
     copy_async(to + i * 16, reinterpret_cast<const uint4*>(a.scratch.records) + i);
+  if (!n_all) {  // as mostly, once a stream has had many tokens
+    copies_end();
+    copies_arrived<0>();
+    __syncthreads();
+    return;
+  }
   const StateList list(a);
 #pragma unroll 1
   for (uint32_t i = threadIdx.x; i < topk; i += blockDim.x) state[i] = list[i];

@@ -108,7 +108,8 @@ __device__ __forceinline__ void probe(const Launch& a) {
   __syncthreads();
 
   uint4 away[P] = {};                  // the features' maxima between rounds
-  float offset = 0, rate = 1;          // of a row's median from the mean of its keys, and how much a row tells of it
+  // Of a row's median from the mean of its keys, at first as in normal data, and how much a row tells of it.
+  float offset = std::is_same_v<T, Float16> ? 330 : 41, rate = 1;
   float width = a.g.slope;             // Search::width for a significand of 1
   uint32_t positive = 0, negative = 0; // the largest of each sign that this warp saw
   // Rounds of up to 32 rows, after which their facts are folded. The first is of none: while the first row is on its way the
@@ -134,7 +135,8 @@ __device__ __forceinline__ void probe(const Launch& a) {
       } else {
         tile.read(a, row, team.rank);
       }
-      const uint32_t row_top = team.template largest<L>(a, tile.top(), following);
+      int keys = kTeam ? tile.template key_sum<true>() : 0;  // with the maxima, so that warps of a team meet once
+      const uint32_t row_top = team.template largest<L>(a, tile.top(), keys, following);
       tile.leave_sums(sums, n_facts);
       // Every element has been used by now, so its place is free.
       advance(following);
@@ -157,7 +159,8 @@ __device__ __forceinline__ void probe(const Launch& a) {
         negative = max(negative, __reduce_max_sync(kWarp, most_negative));
         keep_ends(positive, negative, seeks ? tile.least(a, on, team.rank) : 0xFFFFFFFFu);
       }
-      const float mean = static_cast<float>(team.template add<L>(a, tile.key_sum())) * a.g.per_key;
+      if (!kTeam) keys = tile.template key_sum<false>();
+      const float mean = static_cast<float>(keys) * a.g.per_key;
 #pragma unroll
       for (int c = 0; c < P; ++c) tile.raise(c, peaks[c]);
       if (counts)

@@ -154,7 +154,7 @@ CudaProbe::Plan CudaProbe::plan(bool vectors) const {
   const int64_t per_chunk = pieces ? 32 / best.kernel.side * per_piece : 1;
   g.n_whole = static_cast<int>(o.d / per_chunk - (g.team - 1) * pieces);
   g.slope = (dtype_ == Dtype::float16 ? 2400.f : 300.f) / static_cast<float>(o.d);
-  g.per_key = 1.f / std::max(1.f, static_cast<float>(g.slots) / 2);
+  g.per_key = 2.f / static_cast<float>(o.d);
   // sm_120 has room for a window of the table, up to 2^10 (float16: 2^4), and counts the rest in the state's. On sm_86 and
   // 89 nearly all rows take the slow way.
   g.limit = limit;

@@ -55,16 +55,17 @@ struct Team {
     turn ^= 1;
     return slots[0];
   }
-  // The largest that any warp gave; and all learn what the first was `told`.
+  // The largest that any warp gave, and the sum of what all did; and all learn what the first was `told`.
   template <class L>
-  __device__ __forceinline__ uint32_t largest(const Launch& a, uint32_t mine, uint32_t& told) {
+  __device__ __forceinline__ uint32_t largest(const Launch& a, uint32_t mine, int& sum, uint32_t& told) {
     if (!kTeam || size == 1) return mine;
-    uint2* const slots = reinterpret_cast<uint2*>(slices(a, L::row()));
-    if (L::first()) slots[rank] = make_uint2(mine, told);
+    uint4* const slots = reinterpret_cast<uint4*>(slices(a, L::row()));
+    if (L::first()) slots[rank] = make_uint4(mine, static_cast<uint32_t>(sum), told, 0);
     meet();
     uint32_t all = 0;
-    for (int i = 0; i < size; ++i) all = max(all, slots[i].x);
-    told = reinterpret_cast<uint2*>(slices(a, 0))->y;
+    sum = 0;
+    for (int i = 0; i < size; ++i) all = max(all, slots[i].x), sum += static_cast<int>(slots[i].y);
+    told = reinterpret_cast<uint4*>(slices(a, 0))->z;
     turn ^= 1;
     return all;
   }

@@ -16,14 +16,18 @@ struct Tile : Rows<T, P, R, kSide, kWarps, kVectors> {
   __device__ static __forceinline__ uint32_t column(int p, uint32_t ones) { return kFew || lane_id() / 4 == p ? ones : 0; }
 
   // The sum of the keys of every second word of each row, at its keeper: some 128 (float16: 1024) times the logarithm of
-  // |x|. The search for the median begins by it, and no outlier can mislead it.
+  // |x|. The search for the median begins by it, and no outlier can mislead it. kSigned: elements still have their signs.
+  template <bool kSigned>
   __device__ __forceinline__ int key_sum() const {
     uint32_t v[R];
 #pragma unroll
     for (int p = 0; p < R; ++p) {
       uint32_t chain[kChains] = {};
 #pragma unroll
-      for (int i = 0; i < kWords; i += 2) chain[i / 2 % kChains] = __dp2a_lo(w[p][i], k16 ? 0x0101u : 0x0100u, chain[i / 2 % kChains]);
+      for (int i = 0; i < kWords; i += 2) {
+        const uint32_t keys = kSigned ? w[p][i] & (k16 ? 0x7FFF7FFF : 0x7FFFFFFF) : w[p][i];
+        chain[i / 2 % kChains] = __dp2a_lo(keys, k16 ? 0x0101u : 0x0100u, chain[i / 2 % kChains]);
+      }
       v[p] = chain[0];
 #pragma unroll
       for (int i = 1; i < kChains; ++i) v[p] += chain[i];
