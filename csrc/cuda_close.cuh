@@ -38,6 +38,13 @@ __device__ __forceinline__ int first_lane(std::initializer_list<uint32_t> words)
 __device__ __forceinline__ uint32_t upper(int64_t n) { return ~static_cast<uint32_t>(n >> 32) ^ 0x80000000u; }
 __device__ __forceinline__ uint32_t lower(int64_t n) { return ~static_cast<uint32_t>(n); }
 
+// A float as a number that orders as it does, and back.
+__device__ __forceinline__ uint32_t order_of(float value) {
+  const uint32_t bits = float_bits(value);
+  return bits ^ (bits >> 31 ? 0xFFFFFFFFu : 0x80000000u);
+}
+__device__ __forceinline__ float ordered(uint32_t order) { return bits_float(order ^ (order >> 31 ? 0x80000000u : 0xFFFFFFFFu)); }
+
 // At the end of the launch the blocks' records lie behind all that is sorted.
 __device__ __forceinline__ BlockRecord* records_of(const Launch& a) {
   return reinterpret_cast<BlockRecord*>(arena() + a.g.n_order + a.g.n_buffer);
@@ -85,9 +92,11 @@ __device__ __forceinline__ void close_records(const Launch& a, int64_t first_tok
       n_absmax = bits > absmax_bits ? n : bits == absmax_bits ? n_absmax + n : n_absmax;
       absmax_bits = max(absmax_bits, bits);
     }
-    highest = reduce_warp(highest, Max()), lowest = reduce_warp(lowest, Min());
+    highest = ordered(__reduce_max_sync(kWarp, order_of(highest))), lowest = ordered(__reduce_min_sync(kWarp, order_of(lowest)));
     const uint32_t largest = __reduce_max_sync(kWarp, absmax_bits);
-    n_absmax = reduce_warp(absmax_bits == largest ? n_absmax : 0, Add());
+    n_absmax = absmax_bits == largest ? n_absmax : 0;
+    const uint32_t above = __reduce_add_sync(kWarp, static_cast<uint32_t>(n_absmax >> 24));
+    n_absmax = (static_cast<uint64_t>(above) << 24) + __reduce_add_sync(kWarp, static_cast<uint32_t>(n_absmax & 0xFFFFFF));
     if (lane_id() != 0 || !n_rows) return;
     *f.max = fmaxf(*f.max, highest + 0.0f);  // + 0.0 drops the sign of a zero
     *f.neg_min = fmaxf(*f.neg_min, 0.0f - lowest);
