@@ -9,7 +9,6 @@ namespace maxact::cuda {
 // float64. Of a float32 that is not subnormal either, the mantissa is that of its bits. By all lanes of a warp.
 struct Addend {
   int index, mantissa;
-  __device__ __forceinline__ Addend(int index, int mantissa) : index(index), mantissa(mantissa) {}
   __device__ __forceinline__ Addend(float addend, bool on) {
     const uint32_t bits = float_bits(addend), field = bits >> 23 & 0xFF;
     const int magnitude = static_cast<int>((bits & 0x7FFFFF) | 0x800000);
@@ -62,9 +61,6 @@ __device__ __forceinline__ uint32_t* digits_of(const Launch& a, int cell) {
   return cell < kExactCells ? control().exact[cell] : reinterpret_cast<uint32_t*>(shared + a.g.int8_at) + (cell - kExactCells) * 2;
 }
 
-// Of exponents that the block has no cell for, which are rare.
-static __device__ __noinline__ void add_exactly_elsewhere(int64_t* bins, int index, int mantissa) { add_exactly_warp(bins, Addend(index, mantissa)); }
-
 template <ExactSum kWhich>
 __device__ __forceinline__ void add_exactly_block(const Launch& a, Addend addend) {
   const unsigned cell = static_cast<unsigned>(addend.index - first_bin(kWhich));
@@ -73,7 +69,7 @@ __device__ __forceinline__ void add_exactly_block(const Launch& a, Addend addend
     add_shared(digits, addend.mantissa & 0xFFF), add_shared(digits + 4, addend.mantissa >> 12);
     addend.index = -1;
   }
-  if (__any_sync(kWarp, addend.index >= 0)) add_exactly_elsewhere(bins_of(a.f, kWhich), addend.index, addend.mantissa);
+  if (__any_sync(kWarp, addend.index >= 0)) add_exactly_warp(bins_of(a.f, kWhich), addend);
 }
 
 // Moves cells of the block's sums to the state's: `first` and each `step` on. Others may add meanwhile.

@@ -74,9 +74,9 @@ def test_every_figure_below_the_table_is_in_the_committed_results():
 
     def span(what: str, name: str) -> str:
         times = [round(float(row[name])) for row in small if row["what"] == what]
-        return f"{min(times)} to {max(times)}"
+        return f"{min(times)} to {max(times)}".removeprefix(f"{max(times)} to ")
 
-    shown = re.search(r"takes (\S+ to \S+) µs of the GPU and (\S+ to \S+) µs of the host, .*? takes (\S+ to \S+)\. ", text)
+    shown = re.search(r"takes (\d[\d to]*) µs of the GPU and (\d[\d to]*) µs of the host, .*? takes (\d[\d to]*)\. ", text)
     assert shown.groups() == (span("fused_probe", "time_us"), span("fused_probe", "host_us"), span("read-only kernel", "host_us"))
     h100 = [row for row in results("roofline-h100-80gb-hbm3.csv") if row["what"] == "fused_probe" and row["d"] == "4096"]
     of = {(row["case"], row["dtype"], row["data"], row["layout"]): float(row["share_of_ceiling"]) for row in h100}
