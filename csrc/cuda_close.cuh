@@ -1,4 +1,7 @@
 // The end of a launch: the block that is done last gives what all blocks gathered to the state.
+//
+// Here and in cuda_sort.cuh loops are not unrolled unless memory answers them: they run once or twice, code that comes for the first
+// time costs 56 ns for 8 instructions, and all of it is compiled again for every kernel.
 #pragma once
 
 #include <initializer_list>
