@@ -177,6 +177,7 @@ __device__ __forceinline__ unsigned long long list_key(const Launch& a, uint32_t
 }
 
 // The list_key that topk rows are known to reach: no element of a row below is among the k largest. One warp.
+// In one place, and without `a`: to a function that is called a launch is memory, and each of its pointers a load.
 static __device__ __noinline__ unsigned long long read_bar(const unsigned long long* slots, int topk) {
   const unsigned long long smallest = share_of(topk, ~0ull, [&](uint32_t i) { return __ldcg(slots + i); }, Min());
   return max(least_of_warp(smallest), read_now(control().bar));

@@ -1,7 +1,7 @@
 // The end of a launch: the block that is done last gives what all blocks gathered to the state.
 //
-// Here and in cuda_sort.cuh loops are not unrolled unless memory answers them: they run once or twice, code that comes for the first
-// time costs 56 ns for 8 instructions, and all of it is compiled again for every kernel.
+// Here and in cuda_sort.cuh loops that the compiler would unroll, and need not wait for memory, stay loops: they run once or twice, code
+// that comes for the first time costs 56 ns for 8 instructions, and all of it is compiled again for every kernel.
 #pragma once
 
 #include <initializer_list>
@@ -42,11 +42,11 @@ __device__ __forceinline__ uint32_t upper(int64_t n) { return ~static_cast<uint3
 __device__ __forceinline__ uint32_t lower(int64_t n) { return ~static_cast<uint32_t>(n); }
 
 // A float as a number that orders as it does, and back.
-__device__ __forceinline__ uint32_t order_of(float value) {
+__device__ __forceinline__ uint32_t ordinal(float value) {
   const uint32_t bits = float_bits(value);
   return bits ^ (bits >> 31 ? 0xFFFFFFFFu : 0x80000000u);
 }
-__device__ __forceinline__ float ordered(uint32_t order) { return bits_float(order ^ (order >> 31 ? 0x80000000u : 0xFFFFFFFFu)); }
+__device__ __forceinline__ float of_ordinal(uint32_t n) { return bits_float(n ^ (n >> 31 ? 0x80000000u : 0xFFFFFFFFu)); }
 
 // At the end of the launch the blocks' records lie behind all that is sorted.
 __device__ __forceinline__ BlockRecord* records_of(const Launch& a) {
@@ -95,7 +95,7 @@ __device__ __forceinline__ void close_records(const Launch& a, int64_t first_tok
       n_absmax = bits > absmax_bits ? n : bits == absmax_bits ? n_absmax + n : n_absmax;
       absmax_bits = max(absmax_bits, bits);
     }
-    highest = ordered(__reduce_max_sync(kWarp, order_of(highest))), lowest = ordered(__reduce_min_sync(kWarp, order_of(lowest)));
+    highest = of_ordinal(__reduce_max_sync(kWarp, ordinal(highest))), lowest = of_ordinal(__reduce_min_sync(kWarp, ordinal(lowest)));
     const uint32_t largest = __reduce_max_sync(kWarp, absmax_bits);
     n_absmax = absmax_bits == largest ? n_absmax : 0;
     const uint32_t above = __reduce_add_sync(kWarp, static_cast<uint32_t>(n_absmax >> 24));
@@ -126,7 +126,6 @@ struct StateList {
   }
   __device__ __forceinline__ void ask(const Launch& a) const {
     const auto copy = [](uint32_t to, const void* from, int n_bytes) {
-#pragma unroll 1
       for (int i = threadIdx.x * 16; i < n_bytes; i += blockDim.x * 16)
         copy_async(shared_address(shared + to) + i, static_cast<const char*>(from) + i);
     };
@@ -174,7 +173,6 @@ __device__ __forceinline__ void close_topk(const Launch& a, int64_t first_token,
   constexpr int kPieces = sizeof(BlockRecord) / 16;
   static_assert(sizeof(BlockRecord) % 16 == 0);
   const uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(records_of(a)));
-#pragma unroll 1
   for (uint32_t i = threadIdx.x; i < gridDim.x * kPieces; i += blockDim.x)
     copy_async(to + i * 16, reinterpret_cast<const uint4*>(a.scratch.records) + i);
   if (!n_all) {  // as mostly, once a stream has had many tokens
@@ -184,7 +182,6 @@ __device__ __forceinline__ void close_topk(const Launch& a, int64_t first_token,
     return;
   }
   const StateList list(a);
-#pragma unroll 1
   for (uint32_t i = threadIdx.x; i < topk; i += blockDim.x) state[i] = list[i];
   uint32_t n = 0;
   for (uint32_t next = 0; next < n_all;) {
@@ -201,7 +198,6 @@ __device__ __forceinline__ void close_topk(const Launch& a, int64_t first_token,
     __syncthreads();
   }
   if (a.mask && !a.ids)
-#pragma unroll 1
     for (uint32_t i = warp_id(); i < n; i += blockDim.x / 32) {
       const int64_t id = default_id(a, first_token, static_cast<uint32_t>(merged[i].token));
       __syncwarp();
@@ -217,13 +213,11 @@ __device__ __forceinline__ void close_topk(const Launch& a, int64_t first_token,
     a.f.topk_token_ids[at] = e.token;
     a.f.topk_features[at] = e.feature_sign >> 1;
   };
-#pragma unroll 1
   for (uint32_t i = threadIdx.x; i < n + topk; i += blockDim.x) {
     const bool is_new = i < n;
     const Entry e = is_new ? merged[i] : state[i - n];
     const Entry* const others = is_new ? state : merged;
     uint32_t low = 0, high = is_new ? topk : n;  // of two that are the same the state's comes first
-#pragma unroll 1
     while (low < high) {
       const uint32_t middle = (low + high) / 2;
       if (is_new ? !before(e, others[middle]) : before(others[middle], e)) low = middle + 1;
@@ -240,7 +234,6 @@ __device__ __forceinline__ void close_books(const Launch& a, int64_t first_token
   close_topk<T>(a, first_token, n_entries);
   // The last warps, since the first are still busy with the list.
   const int n_warps = blockDim.x / 32;
-#pragma unroll 1
   for (int kind = n_warps - 1 - warp_id(); kind < 4; kind += n_warps) close_records<T>(a, first_token, n_rows, kind);
   __syncthreads();
   if (threadIdx.x == 0) {
@@ -248,7 +241,6 @@ __device__ __forceinline__ void close_books(const Launch& a, int64_t first_token
     *a.scratch.n_rows_kept = 0, *a.scratch.n_asked = 0;
     write_now(*a.scratch.n_entries, 0u);  // nothing orders it after the last additions but their answers
   }
-#pragma unroll 1
   for (int i = threadIdx.x; i < a.o.topk; i += blockDim.x) a.scratch.slots[i] = 0;
 }
 

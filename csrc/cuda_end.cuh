@@ -121,7 +121,6 @@ __device__ __forceinline__ void block_close(const Launch& a) {
   if (n) {
     if (threadIdx.x == 0) c.n_buffered = atomicAdd(a.scratch.n_entries, n) % kOneBlock;
     __syncthreads();
-#pragma unroll 1
     for (uint32_t i = threadIdx.x; i < n; i += blockDim.x) a.scratch.entries[c.n_buffered + i] = found[i];
   }
   if (threadIdx.x == 0) {

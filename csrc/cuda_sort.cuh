@@ -12,7 +12,6 @@ static __device__ __noinline__ void sort_entries(uint32_t first, uint32_t n) {
   Entry* const entries = arena() + first;
   if (n <= blockDim.x) {
     uint32_t lanes = 1;  // of an entry
-#pragma unroll 1
     while (lanes < 32 && 2 * lanes * n <= blockDim.x) lanes *= 2;
     const uint32_t i = threadIdx.x / lanes;
     const Entry mine = entries[i < n ? i : 0];
@@ -20,7 +19,6 @@ static __device__ __noinline__ void sort_entries(uint32_t first, uint32_t n) {
     uint32_t rank = 0;
 #pragma unroll 4
     for (uint32_t k = threadIdx.x % lanes; k < n; k += lanes) rank += order_of(entries[k]) < order + (k < i);  // of the same the first
-#pragma unroll 1
     for (uint32_t step = 1; step < lanes; step *= 2) rank += __shfl_xor_sync(kWarp, rank, step);
     __syncthreads();
     if (i < n && threadIdx.x % lanes == 0) entries[rank] = mine;
@@ -28,16 +26,11 @@ static __device__ __noinline__ void sort_entries(uint32_t first, uint32_t n) {
     return;
   }
   uint32_t size = 2;
-#pragma unroll 1
   while (size < n) size *= 2;
-#pragma unroll 1
   for (uint32_t i = n + threadIdx.x; i < size; i += blockDim.x) entries[i] = {0, 0xFFFFFFFFu, INT64_MAX};
-#pragma unroll 1
   for (uint32_t run = 2; run <= size; run *= 2)
-#pragma unroll 1
     for (uint32_t step = run / 2; step; step /= 2) {
       __syncthreads();
-#pragma unroll 1
       for (uint32_t i = threadIdx.x; i < size / 2; i += blockDim.x) {
         const uint32_t low = 2 * i - (i & (step - 1)), high = low + step;
         const bool down = (low & run) != 0;
@@ -54,7 +47,6 @@ static __device__ __noinline__ void sort_entries(uint32_t first, uint32_t n) {
 static __device__ __noinline__ uint32_t first_entries(uint32_t first, uint32_t n, uint32_t topk) {
   Entry* const entries = arena() + first;
   Control& c = control();
-#pragma unroll 1
   for (int turn = 0; turn < 8 && n > blockDim.x && topk < blockDim.x; ++turn) {  // copies of one entry stay as many
     const uint32_t step = n / blockDim.x;
     const unsigned __int128 mine = order_of(entries[threadIdx.x * step]);
@@ -65,7 +57,6 @@ static __device__ __noinline__ uint32_t first_entries(uint32_t first, uint32_t n
     if (threadIdx.x == 0) c.worst_at = 0;
     __syncthreads();
     const unsigned __int128 last = order_of(entries[c.exchange[0]]);
-#pragma unroll 1
     for (uint32_t begin = 0; begin < n; begin += blockDim.x) {
       const uint32_t i = begin + threadIdx.x;
       const Entry e = i < n ? entries[i] : Entry{};
@@ -123,7 +114,6 @@ __device__ __forceinline__ void read_slice(const Launch& a, uint32_t listed, uin
 #pragma unroll 1
     for (int c = 0; c < kDeep; ++c) look(load_chunk<T>(a, x, begin + c * kWide), c);
   }
-#pragma unroll 1
   for (; hits && read_now(found.n) <= found.room; hits &= hits - 1) {
     const int64_t start = begin + (__ffs(hits) - 1) * kWide;
     Chunk<T> chunk{load_chunk<T>(a, x, start)};  // again: 8 chunks cannot be named by a number
@@ -170,7 +160,6 @@ __device__ __noinline__ void read_row(const Launch& a, uint32_t row, uint32_t to
     uint32_t low = bar, high = top + 1;  // more than topk elements reach low, no more reach high
     int n_high = 0;
     if (low < top && (n = count_at_least<T>(a, row, top)) > topk) low = top;
-#pragma unroll 1
     while (high - low > 1) {
       const uint32_t middle = low + (high - low) / 2;
       n = count_at_least<T>(a, row, middle);
@@ -225,7 +214,6 @@ __device__ __noinline__ uint32_t bar_of_table(const Launch& a, uint32_t bar) {
   if (threadIdx.x == 0) c.worst_at = bar;
   // Downwards from the largest, four cells a thread, until topk elements are found.
   uint32_t found = 0;
-#pragma unroll 1
   for (int end = (top | 3) + 1; end > floor && found < topk; end -= blockDim.x * 4) {
     const int first = end - 4 - 4 * static_cast<int>(threadIdx.x);
     uint4 n = first < 0 ? make_uint4(0, 0, 0, 0) : *reinterpret_cast<const uint4*>(table() + first);
@@ -249,7 +237,6 @@ __device__ __noinline__ uint32_t bar_of_table(const Launch& a, uint32_t bar) {
     }
     if (through >= topk && through - mine < topk) {
       uint32_t bin = first + 4;
-#pragma unroll 1
       for (uint32_t left = topk - (through - mine), cell = 0; left; left -= cell) cell = min(table()[--bin], left);
       c.worst_at = max(bar, T::wide(static_cast<typename T::Bits>(sizeof(typename T::Bits) == 2 ? bin : bin << 16)));
     }
@@ -278,7 +265,6 @@ __device__ __noinline__ uint32_t best_elements(const Launch& a) {
   __syncthreads();
   if (threadIdx.x == 0) c.n_buffered = 0, c.worst_at = 0;
   __syncthreads();
-#pragma unroll 1
   for (uint32_t i = threadIdx.x; i < c.n_listed; i += blockDim.x) {
     const Entry listed = list_entries(a)[i];
     if (listed.bits >= bar && list_key(a, listed.bits, list_rows(a)[i]) >= c.bar)
@@ -296,7 +282,6 @@ __device__ __noinline__ uint32_t best_elements(const Launch& a) {
   uint32_t n = c.n_buffered;
   if (n <= a.g.n_buffer) {
     if (n > topk) n = first_entries(a.g.n_order, n, topk);
-#pragma unroll 1
     for (uint32_t i = threadIdx.x; i < n; i += blockDim.x) order[i] = buffer[i];
     __syncthreads();
     return n;
@@ -306,7 +291,6 @@ __device__ __noinline__ uint32_t best_elements(const Launch& a) {
   n = 0;
   sort_entries(0, n_rows);
   const uint32_t batch = min((a.g.n_buffer - topk) / topk, n_warps);
-#pragma unroll 1
   for (uint32_t first = 0; first < n_rows; first += batch) {
     const uint32_t i = first + warp_id();
     if (warp_id() < batch && i < n_rows) {
@@ -323,7 +307,6 @@ __device__ __noinline__ uint32_t best_elements(const Launch& a) {
       __syncthreads();
     }
   }
-#pragma unroll 1
   for (uint32_t i = threadIdx.x; i < n; i += blockDim.x) order[i] = buffer[i];
   __syncthreads();
   return n;

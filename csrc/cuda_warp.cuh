@@ -33,7 +33,7 @@ __device__ __forceinline__ V share_of(uint32_t n, V nothing, Get get, Op op) {
   }
   return all;
 }
-// The least number of the warp, by its halves: 8 instructions, where reduce_warp's shuffles are 30.
+// The least number of the warp, by its halves: two reductions, where reduce_warp takes ten shuffles.
 __device__ __forceinline__ unsigned long long least_of_warp(unsigned long long n) {
   const auto high = static_cast<uint32_t>(n >> 32), least = __reduce_min_sync(kWarp, high);
   return static_cast<unsigned long long>(least) << 32 | __reduce_min_sync(kWarp, high == least ? static_cast<uint32_t>(n) : 0xFFFFFFFFu);

@@ -82,7 +82,7 @@ def test_exact_sums_of_exponents_that_do_not_wait_in_the_block(run):
             assert_agrees(run((rows, None, None), **options), REFERENCE.probe(rows, **options), rows)
 
 
-@pytest.mark.parametrize("data", ["equal", "zeros", "one huge", "ascending", "two values", "positive"])
+@pytest.mark.parametrize("data", ["equal", "zeros", "one huge", "ascending", "two values", "positive", "negative"])
 def test_rows_that_tie_and_rows_of_few_values(run, data):
     n, d = 300, 512
     x = torch.randn(n, d, generator=torch.Generator().manual_seed(0))
@@ -91,10 +91,23 @@ def test_rows_that_tie_and_rows_of_few_values(run, data):
     elif data == "ascending":
         x = torch.linspace(1e-3, 1e3, n * d).view(n, d)
     else:
-        x = {"equal": x * 0 + 7, "zeros": x * 0, "two values": (x > 1) + 1.0, "positive": x.abs()}[data]
+        x = {"equal": x * 0 + 7, "zeros": x * 0, "two values": (x > 1) + 1.0, "positive": x.abs(), "negative": -x.abs()}[data]
     x = x.bfloat16()
     for topk in (1, 100, 1024):
         assert_agrees(run((x, None, None), topk=topk), REFERENCE.probe(x, topk=topk), x)
+
+
+def test_an_update_without_any_of_the_k_largest_changes_everything_else(run):
+    loud, quiet = noise(300, 512), noise(300, 512, seed=1) / 64
+    quiet[9] = 2.0**-20
+    quiet[9, 5] = 1  # the widest ratio
+    quiet[11, 3] = float("nan")
+    expected, before = (ProbeState(512, torch.bfloat16, backend="reference", topk=20) for _ in range(2))
+    for x in (loud, quiet):
+        expected.update(x)
+    before.update(loud)
+    assert expected.fields["topk_values"].equal(before.fields["topk_values"]) and expected.fields["ratio_max"] > before.fields["ratio_max"]
+    assert_agrees(run((loud, None, None), (quiet, None, None), topk=20), expected, torch.cat([loud, quiet]))
 
 
 def test_elements_of_the_top_k_that_are_the_same_to_the_last_key(run):
