@@ -39,7 +39,6 @@ std::vector<Kernel> list_kernels(bool vectors) {
   if (!vectors) return {slow, kernel<T, 1, 8, 1, 8, false, false, false>(), kernel<T, 8, 2, 1, 8, false, true, false>()};
   constexpr int kMost = std::is_same_v<T, Float16> ? 15 : 16;  // warps whose tiles have room beside the table
   std::vector<Kernel> list{slow,
-                           kernel<T, 1, 8, 1, 16, true, false, true>(),
                            kernel<T, 4, 2, 1, kMost, true, false, true>(),
                            kernel<T, 8, 1, 1, kMost, true, false, true>(),
                            kernel<T, 16, 1, 1, 8, true, false, true>(),
@@ -54,9 +53,11 @@ std::vector<Kernel> list_kernels(bool vectors) {
                            kernel<T, 16, 1, 1, 8, true, true, false>(),
                            kernel<T, 20, 1, 1, 8, true, true, false>()};
   if constexpr (std::is_same_v<T, Float32>)
-    list.push_back(kernel<T, 1, 8, 4, 16, true, false, true>());
+    list.insert(list.end(), {narrow<T, 8, 16>(), narrow<T, 16, 12>(), narrow<T, 32, 8>()});
+  else
+    list.push_back(kernel<T, 1, 8, 1, 16, true, false, true>());
   if constexpr (std::is_same_v<T, Float16>)
-    list.insert(list.end(), {narrow<T, 8, 16>(), narrow<T, 16, 8>(), narrow<T, 8, 16, true>(), narrow<T, 16, 8, true>()});
+    list.insert(list.end(), {narrow<T, 8, 16>(), narrow<T, 16, 10>(), narrow<T, 8, 16, true>(), narrow<T, 16, 10, true>()});
   if constexpr (std::is_same_v<T, BFloat16>)
     list.insert(list.end(), {narrow<T, 8, 24>(), narrow<T, 16, 16>(), narrow<T, 8, 20, true>(), narrow<T, 16, 16, true>(),
                              kernel<T, 5, 2, 2, 16, true, false, true>(), kernel<T, 2, 4, 1, 16, true, false, true>(),

@@ -1,4 +1,4 @@
-// Short rows of 16 bits, all statistics: each lane takes a row, so that nothing of it has to be exchanged, and sorts it for its median.
+// Short rows, all statistics: each lane takes a row, so that nothing of it has to be exchanged, and sorts it for its median.
 //
 // A tile of a warp is 32 rows of up to P pieces of 16 bytes. Lanes look at it in two ways. Along: lane r has row r, for all that
 // is of rows. Across: lanes side by side have pieces side by side, as memory does, for copies and for the maxima of features.
@@ -50,61 +50,66 @@ __device__ __forceinline__ void raise_across(const NarrowStage<P>& stage, uint4&
   }
 }
 
-// The sum of this lane's row, before signs are dropped. Column 2 m of B picks a quad's elements 2 m and 2 m + 1, column
+// The sum of this lane's row, before signs are dropped. 16 bits: column 2 m of B picks a quad's elements 2 m and 2 m + 1, column
 // 2 m + 1 those 8 further, so all four cells that matrix units give a lane are of its own words. Bounds as in Rows::leave_sums().
 template <class T, class TileT>
 __device__ __forceinline__ float sum_along(const TileT& tile) {
   constexpr int P = TileT::kPieces;
-  const int quad = lane_id() / 4, member = lane_id() % 4;
-  const uint32_t b0 = quad == 2 * member ? kOnes<T> : 0, b1 = quad == 2 * member + 1 ? kOnes<T> : 0;
-  float sum = 0;
+  if constexpr (!TileT::k16) {
+    return tile.template part_of_sum<4>(0);
+  } else {
+    const int quad = lane_id() / 4, member = lane_id() % 4;
+    const uint32_t b0 = quad == 2 * member ? kOnes<T> : 0, b1 = quad == 2 * member + 1 ? kOnes<T> : 0;
+    float sum = 0;
 #pragma unroll
-  for (int group = 0; group < P; group += 4) {
-    float cells[4] = {};
+    for (int group = 0; group < P; group += 4) {
+      float cells[4] = {};
 #pragma unroll
-    for (int c = 4 * group; c < 4 * group + 16; c += 4)
-      mma<T>(cells, tile.w[0][c], tile.w[0][c + 1], tile.w[0][c + 2], tile.w[0][c + 3], b0, b1);
-    sum += (cells[0] + cells[1]) + (cells[2] + cells[3]);
+      for (int c = 4 * group; c < 4 * group + 16; c += 4)
+        mma<T>(cells, tile.w[0][c], tile.w[0][c + 1], tile.w[0][c + 2], tile.w[0][c + 3], b0, b1);
+      sum += (cells[0] + cells[1]) + (cells[2] + cells[3]);
+    }
+    return sum;
   }
-  return sum;
 }
 
-// Batcher's merge exchange sort (Knuth, The Art of Computer Programming 3, 5.3.4) of the low halves of w[begin] to
-// w[begin + n - 1], and of their high halves: 191 exchanges for 32 words, 543 for 64. each(c): called once four words are sorted,
+// Batcher's merge exchange sort (Knuth, The Art of Computer Programming 3, 5.3.4) of w[begin] to w[begin + n - 1], or with k16 of
+// their low halves and of their high halves: 191 exchanges for 32 words, 543 for 64. each(c): called once four words are sorted,
 // where there is something to do with them between other work.
-template <int begin, int n, int step>
+template <bool k16, int begin, int n, int step>
 __device__ __forceinline__ void merge(uint32_t* w) {
   const auto exchange = [&](int i, int j) {
-    const uint32_t low = __vminu2(w[i], w[j]);
-    w[j] = __vmaxu2(w[i], w[j]), w[i] = low;
+    const uint32_t low = k16 ? __vminu2(w[i], w[j]) : min(w[i], w[j]);
+    w[j] = k16 ? __vmaxu2(w[i], w[j]) : max(w[i], w[j]), w[i] = low;
   };
   if constexpr (2 * step < n) {
-    merge<begin, n, 2 * step>(w);
-    merge<begin + step, n, 2 * step>(w);
+    merge<k16, begin, n, 2 * step>(w);
+    merge<k16, begin + step, n, 2 * step>(w);
 #pragma unroll
     for (int i = step; i + step < n; i += 2 * step) exchange(begin + i, begin + i + step);
   } else {
     exchange(begin, begin + step);
   }
 }
-template <int begin, int n, class Each>
+template <bool k16, int begin, int n, class Each>
 __device__ __forceinline__ void sort(uint32_t* w, Each each) {
   if constexpr (n > 1) {
-    sort<begin, n / 2>(w, each);
-    sort<begin + n / 2, n / 2>(w, each);
-    merge<begin, n, 1>(w);
+    sort<k16, begin, n / 2>(w, each);
+    sort<k16, begin + n / 2, n / 2>(w, each);
+    merge<k16, begin, n, 1>(w);
     if constexpr (n == 4) each(begin / 4);
   }
 }
 
-// The lower median of the 2 n magnitudes in w, whose halves are sorted, each a list: the smaller half of both is the smaller of
-// each element and of its opposite in the other list.
-template <int n>
+// The lower median of the magnitudes in w, two sorted lists: low and high halves of all words, or without k16 the words of the first
+// half and of the second. The smaller half of both lists is the smaller of each element and of its opposite in the other list.
+template <bool k16, int n>
 __device__ __forceinline__ uint32_t median_of_sorted(const uint32_t (&w)[n]) {
   uint32_t most = 0;
 #pragma unroll
-  for (int i = 0; i < n / 2; ++i) most = __vmaxu2(most, __vminu2(w[i], __byte_perm(w[n - 1 - i], 0, 0x1032)));
-  return max(most & 0xFFFF, most >> 16);
+  for (int i = 0; i < n / 2; ++i)
+    most = k16 ? __vmaxu2(most, __vminu2(w[i], __byte_perm(w[n - 1 - i], 0, 0x1032))) : max(most, min(w[i], w[n - 1 - i]));
+  return k16 ? max(most & 0xFFFF, most >> 16) : most;
 }
 
 // T: of elements; P: pieces of 16 bytes of a row; kWarps: of a block; kInt8: int8_per_token, too.
@@ -112,8 +117,8 @@ template <class T, int P, int kWarps, bool kInt8>
 __device__ __forceinline__ void probe_narrow(const Launch& a) {
   using TileT = Tile<T, P, 1, 32, kWarps, true>;
   using Stage = NarrowStage<P>;
-  constexpr int kWords = TileT::kWords;
-  static_assert(TileT::k16);
+  constexpr int kWords = TileT::kWords, kHalf = kWords / 2;
+  constexpr bool k16 = TileT::k16;
   const int d = static_cast<int>(a.o.d), index = Team<false>(1).index;
   const auto wide = [](uint32_t pattern) { return T::wide(static_cast<typename T::Bits>(pattern)); };
   const Stage stage{shared_address(shared + a.g.stage_at + index * Stage::kBytes)};
@@ -145,7 +150,7 @@ __device__ __forceinline__ void probe_narrow(const Launch& a) {
 #pragma unroll
     for (int c = 0; c < P; ++c) tile.put(0, c, load_shared(stage.along(c)));
     const uint32_t row_top = tile.top();
-    const bool is_row = this_row != kNoRow, is_slow = is_row && row_top >= a.g.limit, on = is_row && !is_slow;
+    const bool is_row = this_row != kNoRow, is_slow = is_row && (k16 ? row_top : row_top >> 16) >= a.g.limit, on = is_row && !is_slow;
     const uint32_t top = on ? row_top : 0;
     if (__any_sync(kWarp, !on)) {  // what does not count is zero
 #pragma unroll
@@ -158,14 +163,16 @@ __device__ __forceinline__ void probe_narrow(const Launch& a) {
     advance(following);
 
     const float sum = sum_along<T>(tile);
-    // A row that stays within what earlier ones showed of both signs changes nothing. The table of counts tells the smallest.
+    // A row that stays within what earlier ones showed of both signs changes nothing. The table of counts tells the smallest, or
+    // with float32 it is looked for where a sign is missing.
+    const bool seeks = !k16 && min(positive, negative) == 0;
     uint32_t most_positive = 0, most_negative = 0;
     if (__any_sync(kWarp, on && top > min(positive, negative))) tile.ends(on, most_positive, most_negative);
     tile.drop_signs(on);
-    if (__any_sync(kWarp, most_positive > positive || most_negative > negative)) {
+    if (__any_sync(kWarp, (seeks && on) || most_positive > positive || most_negative > negative)) {
       positive = max(positive, __reduce_max_sync(kWarp, most_positive));
       negative = max(negative, __reduce_max_sync(kWarp, most_negative));
-      keep_ends(positive, negative, 0xFFFFFFFFu);
+      keep_ends(positive, negative, seeks ? tile.least(a, on, 0) : 0xFFFFFFFFu);
     }
     if constexpr (kInt8) {
       const float m = bits_float(wide(top));
@@ -173,26 +180,51 @@ __device__ __forceinline__ void probe_narrow(const Launch& a) {
       int8_parts<T, false>(tile, m, top != 0, v);
       add_int8<true>(a, make_float4(v[0][0], v[1][0], v[2][0], v[3][0]), m, top != 0);
     }
+    // Of the places behind a row half stay zero, half are as large as its largest: the median is in the middle.
+    const int n_pads = a.g.slots - d;
+    if (n_pads > 0)
 #pragma unroll
-    for (int c = P / 2; c < P; ++c) tile.count(a, cells, c);
-    if (d / 2 < kWords)  // of the places behind a row half stay zero, half are larger than all: the median is in the middle
+      for (int i = kHalf; i < kWords; ++i)
+        if (i >= kWords - n_pads / (k16 ? 4 : 2)) tile.w[0][i] = k16 ? top * 0x10001u : top;
+    // Half of the words at a time, in a loop that is not unrolled: code twice as long is waited for.
+#pragma unroll 1
+    for (int half = 0; half < 2; ++half) {
+      sort<k16, 0, kHalf>(tile.w[0], [&](int c) { tile.count(a, cells, c); });
 #pragma unroll
-      for (int i = kWords / 2; i < kWords; ++i)
-        if (i >= (kWords + d / 2) / 2) tile.w[0][i] = 0x7C007C00u;
-    sort<0, kWords>(tile.w[0], [&](int c) {
-      if (c < P / 2) tile.count(a, cells, c);
-    });
-    const uint32_t median = median_of_sorted(tile.w[0]);
+      for (int i = 0; i < kHalf; ++i) {
+        const uint32_t word = tile.w[0][i];
+        tile.w[0][i] = tile.w[0][i + kHalf], tile.w[0][i + kHalf] = word;
+      }
+    }
+    if constexpr (k16) merge<k16, 0, kWords, 1>(tile.w[0]);
+    const uint32_t median = median_of_sorted<k16>(tile.w[0]);
+    if constexpr (!k16) {  // what the table of counts does not tell
+      const auto equal = [&](uint32_t bits) {
+        int n = 0;
+#pragma unroll
+        for (const uint32_t word : tile.w[0]) n += word == bits;
+        return n;
+      };
+      if (__any_sync(kWarp, on && min(tile.w[0][0], tile.w[0][kHalf]) == 0)) {
+        const int n_zeros = __reduce_add_sync(kWarp, on ? equal(0) - (top ? n_pads / 2 : n_pads) : 0);
+        if (lane_id() == 0) count(kZeros, n_zeros);
+      }
+      const uint32_t record = read_together(control().record.absmax_bits);
+      const bool ties = on && top >= record;
+      if (__any_sync(kWarp, ties)) keep_tied(top, static_cast<uint32_t>(top ? equal(top) - n_pads / 2 : d), ties);
+    }
 
     const float floor = massive_floor(a.o, bits_float(wide(median)));
     const bool massive = on && bits_float(wide(top)) > floor;
     if (__any_sync(kWarp, massive)) {
-      const uint32_t most = floor_key<T>(massive ? floor : 0);
+      const uint32_t most = k16 ? floor_key<T>(massive ? floor : 0) : float_bits(floor);
       int n = 0;
 #pragma unroll
-      for (const uint32_t word : tile.w[0]) n += ((word & 0xFFFF) > most) + (word >> 16 > most);
-      if (massive) count(kMassiveElements, n - (a.g.slots - d) / 2);
+      for (const uint32_t word : tile.w[0]) n += k16 ? ((word & 0xFFFF) > most) + (word >> 16 > most) : word > most;
+      if (massive) count(kMassiveElements, n - n_pads / 2);
     }
+    if (n_pads > 0 && top > 0)  // large places count as zeros, too
+      add_shared(cells + 4 * (k16 ? top : top >> 16), 0u - n_pads / 2), add_shared(cells, n_pads / 2);
     add_exactly_block<kSum>(a, {sum, on});
     fold_facts<T>(a, make_uint4(this_row, top, is_slow ? kSlow : median, 0), 32);
   }
