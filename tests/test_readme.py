@@ -69,7 +69,9 @@ def test_every_figure_below_the_table_is_in_the_committed_results():
     shown = re.search(r"At 4,096: ([\d,]+) with.*?, ([\d,]+) in float16, ([\d,]+) in float32, ([\d,]+) to ([\d,]+) of hostile", text)
     names = gbps(with_int8), gbps(dtype="float16"), gbps(dtype="float32"), f"{min(hostile):,.0f}", f"{max(hostile):,.0f}"
     assert shown.groups() == names
-    assert re.search(r"at 128 with int8_per_token ([\d,]+)\.", text)[1] == gbps(with_int8, d=128)
+    assert re.search(r"at 128 with int8_per_token ([\d,]+),", text)[1] == gbps(with_int8, d=128)
+    narrow = re.search(r"at 64 and 128 in float32 ([\d,]+) and ([\d,]+)\.", text).groups()
+    assert narrow == (gbps(dtype="float32", d=64), gbps(dtype="float32", d=128))
     small = [row for row in results("roofline-h200.csv") if row["case"] == f"{everything}, small"]
 
     def span(what: str, name: str) -> str:
