@@ -199,28 +199,29 @@ __device__ __forceinline__ void probe_narrow(const Launch& a) {
     if constexpr (k16) merge<k16, 0, kWords, 1>(tile.w[0]);
     const uint32_t median = median_of_sorted<k16>(tile.w[0]);
     if constexpr (!k16) {  // what the table of counts does not tell
-      const auto equal = [&](uint32_t bits) {
-        int n = 0;
-#pragma unroll
-        for (const uint32_t word : tile.w[0]) n += word == bits;
-        return n;
-      };
       if (__any_sync(kWarp, on && min(tile.w[0][0], tile.w[0][kHalf]) == 0)) {
-        const int n_zeros = __reduce_add_sync(kWarp, on ? equal(0) - (top ? n_pads / 2 : n_pads) : 0);
+        const int zeros = tile.words_at_most(0) - (top ? n_pads / 2 : n_pads), n_zeros = __reduce_add_sync(kWarp, on ? zeros : 0);
         if (lane_id() == 0) count(kZeros, n_zeros);
       }
       const uint32_t record = read_together(control().record.absmax_bits);
       const bool ties = on && top >= record;
-      if (__any_sync(kWarp, ties)) keep_tied(top, static_cast<uint32_t>(top ? equal(top) - n_pads / 2 : d), ties);
+      if (__any_sync(kWarp, ties)) {
+        const int n_largest = kWords - tile.words_at_most(max(top, 1u) - 1) - n_pads / 2;
+        keep_tied(top, static_cast<uint32_t>(top ? n_largest : d), ties);
+      }
     }
 
     const float floor = massive_floor(a.o, bits_float(wide(median)));
     const bool massive = on && bits_float(wide(top)) > floor;
     if (__any_sync(kWarp, massive)) {
-      const uint32_t most = k16 ? floor_key<T>(massive ? floor : 0) : float_bits(floor);
       int n = 0;
+      if constexpr (k16) {
+        const uint32_t most = floor_key<T>(massive ? floor : 0);
 #pragma unroll
-      for (const uint32_t word : tile.w[0]) n += k16 ? ((word & 0xFFFF) > most) + (word >> 16 > most) : word > most;
+        for (const uint32_t word : tile.w[0]) n += ((word & 0xFFFF) > most) + (word >> 16 > most);
+      } else {
+        n = kWords - tile.words_at_most(massive ? float_bits(floor) : 0);
+      }
       if (massive) count(kMassiveElements, n - n_pads / 2);
     }
     if (n_pads > 0 && top > 0)  // large places count as zeros, too

@@ -82,17 +82,20 @@ def test_exact_sums_of_exponents_that_do_not_wait_in_the_block(run):
             assert_agrees(run((rows, None, None), **options), REFERENCE.probe(rows, **options), rows)
 
 
-@pytest.mark.parametrize("data", ["equal", "zeros", "one huge", "ascending", "two values", "positive", "negative"])
-def test_rows_that_tie_and_rows_of_few_values(run, data):
-    n, d = 300, 512
+@pytest.mark.parametrize("dtype, d", [(torch.bfloat16, 512), (torch.float32, 100)])
+@pytest.mark.parametrize("data", ["equal", "zeros", "one huge", "ascending", "two values", "positive", "negative", "massive"])
+def test_rows_that_tie_and_rows_of_few_values(run, data, dtype, d):
+    n = 300
     x = torch.randn(n, d, generator=torch.Generator().manual_seed(0))
     if data == "one huge":
         x[:, 7] = 20000
+    elif data == "massive":
+        x[:, 5:8] = 20000 + x[:, 5:8]
     elif data == "ascending":
         x = torch.linspace(1e-3, 1e3, n * d).view(n, d)
     else:
         x = {"equal": x * 0 + 7, "zeros": x * 0, "two values": (x > 1) + 1.0, "positive": x.abs(), "negative": -x.abs()}[data]
-    x = x.bfloat16()
+    x = x.to(dtype)
     for topk in (1, 100, 1024):
         assert_agrees(run((x, None, None), topk=topk), REFERENCE.probe(x, topk=topk), x)
 

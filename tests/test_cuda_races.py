@@ -44,6 +44,7 @@ RISING = torch.linspace(1e-3, 1e3, 96 * 512).view(96, 512).to(B16)
 CASES = {
     "a row a lane": ([(hazards(100, 64, B16), None, None)], {}),
     "a row a lane, masked": ([(hazards(100, 120, F16), mask(100), None)], {}),
+    "a row a lane, float32": ([(hazards(100, 120, F32), mask(100), None)], {}),
     "rows side by side": ([(hazards(40, 576, B16), None, None)], {}),
     "rows side by side, masked": ([(hazards(40, 64, B16), mask(40), None)], EVERYTHING),
     "few statistics": ([(hazards(40, 64, B16), None, None)], FEW),
