@@ -190,6 +190,13 @@ __device__ __forceinline__ void add_and_ask(uint32_t* number, bool asks, uint32_
   asm volatile("{.reg .pred p; setp.ne.b32 p, %2, 0; @p atom.global.add.u32 %0, [%1], %3;}" : "+r"(answer)
                : "l"(number), "r"(static_cast<int>(asks)), "r"(one) : "memory");
 }
+// What this thread did, and others before a barrier, comes before the addition; what was before earlier additions comes before what
+// follows. By one thread, where two __threadfence() would be by all.
+__device__ __forceinline__ unsigned long long add_between(unsigned long long* number, unsigned long long n) {
+  unsigned long long before;
+  asm volatile("atom.acq_rel.gpu.global.add.u64 %0, [%1], %2;" : "=l"(before) : "l"(number), "l"(n) : "memory");
+  return before;
+}
 __device__ __forceinline__ bool load_if(const uint8_t* from, bool valid) {
   uint32_t value = 0;
   asm volatile("{.reg .pred p; setp.ne.b32 p, %2, 0; @p ld.global.u8 %0, [%1];}" : "+r"(value) : "l"(from), "r"(static_cast<int>(valid)));

@@ -43,7 +43,9 @@ struct Control {
   unsigned long long exchange[kMostWarps];
   uint32_t exact[kExactCells][2];
   BlockRecord record;
+  float stream_absmax, stream_max, stream_neg_min;  // of the state, when the block began
   Entry worst;  // of the list, once it is full
+  unsigned long long waiting;    // see kOneBlock in cuda_close.cuh
   unsigned long long worst_key;  // of the list, see list_key; 0 until it is full
   uint32_t zero_keys;  // where the table is a window without them
   uint32_t positive, negative, least;  // patterns: largest of each sign (0: none yet), smallest where one is missing
@@ -97,12 +99,22 @@ __device__ __forceinline__ int64_t row_offset(const Launch& a, uint32_t row) {
 }
 __device__ __forceinline__ int64_t row_token(const Launch& a, uint32_t row) { return a.ids ? a.ids[row] : row; }
 
-// What rows must reach to be among the best of the stream so far: its kth largest element, its records. Asked for by a thread
-// before rows are, and needed by it after: among those that are on their way it would take its time.
+// What rows must reach to change the stream's extremes: its kth largest element, its records. Asked for by a thread before rows are,
+// and needed by it after: among those that are on their way it would take its time.
 struct Best {
-  float kth = 0, ratio = 0, peak = 0;
+  float kth = 0, ratio = 0, peak = 0, absmax = 0, max = 0, neg_min = 0;
+  int64_t kth_token = 0, ratio_token = 0, peak_token = 0, n_tokens = 0;
   __device__ __forceinline__ explicit Best(const Launch& a) {
-    if (threadIdx.x == 0) kth = a.f.topk_values[a.o.topk - 1], ratio = *a.f.ratio_max, peak = *a.f.peak_absmax;
+    if (threadIdx.x != 0) return;
+    const Fields& f = a.f;
+    kth = f.topk_values[a.o.topk - 1], ratio = *f.ratio_max, peak = *f.peak_absmax;
+    kth_token = f.topk_token_ids[a.o.topk - 1], ratio_token = *f.ratio_max_token, peak_token = *f.peak_token, n_tokens = *f.n_tokens;
+    absmax = *f.absmax, max = *f.max, neg_min = *f.neg_min;
+  }
+  // The least magnitude that comes before `value` of `token`. Of those that tie a row may by its id, unless nobody named it: then
+  // all tokens before came before it.
+  __device__ __forceinline__ uint32_t least_before(const Launch& a, float value, int64_t token) const {
+    return (float_bits(value) & 0x7FFFFFFFu) + (!a.ids && token < n_tokens);
   }
 };
 
@@ -118,12 +130,14 @@ __device__ __forceinline__ void block_begin(const Launch& a, const Best& best) {
   if (threadIdx.x == 0) {
     const float nan = bits_float(0x7FC00000u), inf = bits_float(kInfinity);
     c.record = {{nan, nan, nan, kNoToken}, {nan, nan, nan, kNoToken}, kNoToken, kNoToken, -inf, inf, 0, 0};
-    // A row that ties with a record of the stream may come before it, by its id.
-    const auto key_of_record = [](float value) { return isnan(value) ? kNoRecord : static_cast<long long>(float_bits(value)) << 32; };
-    c.ratio_key = key_of_record(best.ratio), c.peak_key = key_of_record(best.peak);
+    const auto key_of = [&](float value, int64_t token, long long none) {
+      return isnan(value) ? none : static_cast<long long>(best.least_before(a, value, token)) << 32;
+    };
+    c.ratio_key = key_of(best.ratio, best.ratio_token, kNoRecord), c.peak_key = key_of(best.peak, best.peak_token, kNoRecord);
+    c.bar = key_of(best.kth, best.kth_token, 0);
+    c.stream_absmax = best.absmax, c.stream_max = best.max, c.stream_neg_min = best.neg_min;
     c.n_flushed = 0, c.n_few = 0;
     c.worst_key = 0, c.zero_keys = 0, c.positive = 0, c.negative = 0, c.least = 0xFFFFFFFFu, c.n_listed = 0, c.n_buffered = 0, c.lock = 0;
-    c.bar = isnan(best.kth) ? 0 : static_cast<unsigned long long>(float_bits(best.kth) & 0x7FFFFFFFu) << 32;
   }
 }
 

@@ -11,9 +11,22 @@
 
 namespace maxact::cuda {
 
-// Scratch::n_entries is two numbers: how many entries wait (at most blocks * topk), and in units of this how many blocks
-// are done. So the block that is done last knows both from one answer.
-constexpr uint32_t kOneBlock = 1u << 20;
+// Scratch::n_waiting is three numbers: how many entries wait (at most blocks * topk), in units of kOneRecord how many records do, and
+// in units of kOneBlock how many blocks are done. So the block that is done last knows all from one answer.
+constexpr unsigned long long kOneRecord = 1ull << 24, kOneBlock = 1ull << 44;
+struct Waiting {
+  uint32_t n_entries, n_records, n_blocks;
+  __device__ __forceinline__ explicit Waiting(unsigned long long n)
+      : n_entries(n % kOneRecord), n_records(n % kOneBlock / kOneRecord), n_blocks(n / kOneBlock) {}
+};
+
+// Whether what the block's record holds may change the state. Once a stream has had many tokens mostly none does.
+__device__ __forceinline__ bool has_news() {
+  const Control& c = control();
+  const BlockRecord& r = c.record;
+  return !isnan(r.ratio.ratio) || !isnan(r.peak.absmax) || r.nonfinite_feature != kNoToken || !(bits_float(r.absmax_bits) < c.stream_absmax) ||
+         !(r.highest <= c.stream_max) || !(-r.lowest <= c.stream_neg_min);
+}
 
 // The piece of the mask that block `block` counts: whole words, so that ranks of rows are found from few sums.
 __device__ __forceinline__ uint32_t piece_rows(const Launch& a) { return (a.n_rows + gridDim.x - 1) / gridDim.x; }
@@ -55,14 +68,14 @@ __device__ __forceinline__ BlockRecord* records_of(const Launch& a) {
 
 // The record of one kind among all blocks', which a lane then gives to the state. One warp a kind.
 template <class T>
-__device__ __forceinline__ void close_records(const Launch& a, int64_t first_token, uint64_t n_rows, int kind) {
+__device__ __forceinline__ void close_records(const Launch& a, int64_t first_token, uint32_t n_records, int kind) {
   const Fields& f = a.f;
   const BlockRecord* const records = records_of(a);
   const auto id_of = [&](int64_t row) { return a.ids ? row : default_id(a, first_token, static_cast<uint32_t>(row)); };
   if (kind < 2) {
     Token best{0, 0, bits_float(0x7FC00000u), kNoToken};  // `ratio` is what the kind goes by
 #pragma unroll 1
-    for (uint32_t i = lane_id(); i < gridDim.x; i += 32) {
+    for (uint32_t i = lane_id(); i < n_records; i += 32) {
       Token token = kind ? records[i].peak : records[i].ratio;
       if (kind) token.ratio = token.absmax;
       if (larger_ratio(token, best)) best = token;
@@ -75,7 +88,7 @@ __device__ __forceinline__ void close_records(const Launch& a, int64_t first_tok
   } else if (kind == 2) {
     int64_t token = kNoToken, feature = kNoToken;
 #pragma unroll 1
-    for (uint32_t i = lane_id(); i < gridDim.x; i += 32) {
+    for (uint32_t i = lane_id(); i < n_records; i += 32) {
       const int64_t t = records[i].nonfinite_token, at = records[i].nonfinite_feature;
       if (t < token || (t == token && at < feature)) token = t, feature = at;
     }
@@ -89,7 +102,7 @@ __device__ __forceinline__ void close_records(const Launch& a, int64_t first_tok
     uint32_t absmax_bits = 0;
     unsigned long long n_absmax = 0;
 #pragma unroll 1
-    for (uint32_t i = lane_id(); i < gridDim.x; i += 32) {
+    for (uint32_t i = lane_id(); i < n_records; i += 32) {
       highest = fmaxf(highest, records[i].highest), lowest = fminf(lowest, records[i].lowest);
       const uint32_t bits = records[i].absmax_bits, n = records[i].n_absmax;
       n_absmax = bits > absmax_bits ? n : bits == absmax_bits ? n_absmax + n : n_absmax;
@@ -100,7 +113,7 @@ __device__ __forceinline__ void close_records(const Launch& a, int64_t first_tok
     n_absmax = absmax_bits == largest ? n_absmax : 0;
     const uint32_t above = __reduce_add_sync(kWarp, static_cast<uint32_t>(n_absmax >> 24));
     n_absmax = (static_cast<uint64_t>(above) << 24) + __reduce_add_sync(kWarp, static_cast<uint32_t>(n_absmax & 0xFFFFFF));
-    if (lane_id() != 0 || !n_rows) return;
+    if (lane_id() != 0) return;
     *f.max = fmaxf(*f.max, highest + 0.0f);  // + 0.0 drops the sign of a zero
     *f.neg_min = fmaxf(*f.neg_min, 0.0f - lowest);
     const float absmax = bits_float(largest);
@@ -116,8 +129,7 @@ __device__ __forceinline__ void close_records(const Launch& a, int64_t first_tok
   }
 }
 
-// The state's k largest elements, in place of the list of rows. Each block asks for them while it is not known yet which one
-// will need them.
+// The state's k largest elements, in place of the list of rows.
 struct StateList {
   uint32_t tokens, features, values;  // where they lie in shared memory
   __device__ __forceinline__ explicit StateList(const Launch& a) {
@@ -144,8 +156,10 @@ struct StateList {
 // Merges the blocks' entries and the state's own list: the k first of both. Brings the blocks' records, too: everything
 // that is needed is asked for at once.
 template <class T>
-__device__ __forceinline__ void close_topk(const Launch& a, int64_t first_token, uint32_t n_all) {
+__device__ __forceinline__ void close_topk(const Launch& a, int64_t first_token, uint32_t n_all, uint32_t n_records) {
   Control& c = control();
+  const StateList list(a);
+  if (n_all) list.ask(a);
   const uint32_t topk = a.o.topk;
   Entry* const state = arena();
   Entry* const merged = state + a.g.n_order;
@@ -173,16 +187,9 @@ __device__ __forceinline__ void close_topk(const Launch& a, int64_t first_token,
   constexpr int kPieces = sizeof(BlockRecord) / 16;
   static_assert(sizeof(BlockRecord) % 16 == 0);
   const uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(records_of(a)));
-  for (uint32_t i = threadIdx.x; i < gridDim.x * kPieces; i += blockDim.x)
+  for (uint32_t i = threadIdx.x; i < n_records * kPieces; i += blockDim.x)
     copy_async(to + i * 16, reinterpret_cast<const uint4*>(a.scratch.records) + i);
-  if (!n_all) {  // as mostly, once a stream has had many tokens
-    copies_end();
-    copies_arrived<0>();
-    __syncthreads();
-    return;
-  }
-  const StateList list(a);
-  for (uint32_t i = threadIdx.x; i < topk; i += blockDim.x) state[i] = list[i];
+  copies_end();
   uint32_t n = 0;
   for (uint32_t next = 0; next < n_all;) {
     // Once there are topk, only what comes before the last of them; where rows tie, each block sent as many.
@@ -203,8 +210,10 @@ __device__ __forceinline__ void close_topk(const Launch& a, int64_t first_token,
       __syncwarp();
       if (lane_id() == 0) merged[i].token = id;
     }
-  copies_end();
   copies_arrived<0>();
+  __syncthreads();
+  if (!n_all) return;
+  for (uint32_t i = threadIdx.x; i < topk; i += blockDim.x) state[i] = list[i];
   __syncthreads();
   // Each entry moves behind those of the other list that come before it.
   const auto keep = [&](uint32_t at, const Entry& e) {
@@ -229,17 +238,20 @@ __device__ __forceinline__ void close_topk(const Launch& a, int64_t first_token,
 }
 
 template <class T>
-__device__ __forceinline__ void close_books(const Launch& a, int64_t first_token, uint32_t n_entries) {
-  const uint64_t n_rows = __ldcg(a.scratch.n_rows_kept);
-  close_topk<T>(a, first_token, n_entries);
-  // The last warps, since the first are still busy with the list.
-  const int n_warps = blockDim.x / 32;
-  for (int kind = n_warps - 1 - warp_id(); kind < 4; kind += n_warps) close_records<T>(a, first_token, n_rows, kind);
-  __syncthreads();
+__device__ __forceinline__ void close_books(const Launch& a, int64_t first_token, const Waiting& waiting) {
+  const uint64_t n_rows = a.mask ? __ldcg(a.scratch.n_rows_kept) : a.n_rows;
+  if (waiting.n_entries || waiting.n_records) {
+    close_topk<T>(a, first_token, waiting.n_entries, waiting.n_records);
+    // The last warps, since the first are still busy with the list.
+    const int n_warps = blockDim.x / 32;
+    if (waiting.n_records)
+      for (int kind = n_warps - 1 - warp_id(); kind < 4; kind += n_warps) close_records<T>(a, first_token, waiting.n_records, kind);
+    __syncthreads();
+  }
   if (threadIdx.x == 0) {
     *a.f.n_tokens = first_token + static_cast<int64_t>(n_rows);
     *a.scratch.n_rows_kept = 0, *a.scratch.n_asked = 0;
-    write_now(*a.scratch.n_entries, 0u);  // nothing orders it after the last additions but their answers
+    write_now(*a.scratch.n_waiting, 0ull);  // nothing orders it after the last additions but their answers
   }
   for (int i = threadIdx.x; i < a.o.topk; i += blockDim.x) a.scratch.slots[i] = 0;
 }

@@ -85,7 +85,7 @@ __device__ __forceinline__ void block_close(const Launch& a) {
     unsigned long long n = c.counters[i];
     if (i == kFiniteElements) {
       n = c.counters[kRowsKept] * a.o.d - (c.counters[kNan] + c.counters[kInf]);
-      add_to(reinterpret_cast<int64_t*>(a.scratch.n_rows_kept), c.counters[kRowsKept]);
+      if (a.mask) add_to(reinterpret_cast<int64_t*>(a.scratch.n_rows_kept), c.counters[kRowsKept]);
     } else if (i == kZeros && f.counts) {
       const uint32_t zeros = (a.g.first_bin ? c.zero_keys : table()[0]) - static_cast<uint32_t>(no_elements);
       if (a.g.first_bin) add_to(f.counts, zeros);
@@ -117,28 +117,29 @@ __device__ __forceinline__ void block_close(const Launch& a) {
   const Entry* found = c.few;
   if (n > min(static_cast<uint32_t>(kFew), static_cast<uint32_t>(a.o.topk))) n = best_elements<T>(a), found = arena();
   const int64_t first_token = *a.f.n_tokens;
-  StateList(a).ask(a);
-  if (n) {
-    if (threadIdx.x == 0) c.n_buffered = atomicAdd(a.scratch.n_entries, n) % kOneBlock;
-    __syncthreads();
-    for (uint32_t i = threadIdx.x; i < n; i += blockDim.x) a.scratch.entries[c.n_buffered + i] = found[i];
-  }
+  bool news = false;
   if (threadIdx.x == 0) {
     // Without a positive element the largest is minus the smallest magnitude, and the other way round.
     const auto value = [](uint32_t pattern) { return bits_float(T::wide(static_cast<typename T::Bits>(pattern))); };
     const float least = c.least == 0xFFFFFFFFu ? bits_float(kInfinity) : value(c.least);
     c.record.highest = c.positive ? value(c.positive) : -least;
     c.record.lowest = c.negative ? -value(c.negative) : least;
-    a.scratch.records[blockIdx.x] = c.record;
+    news = c.counters[kRowsKept] && has_news();
+    if (n || news) {
+      const Waiting before(atomicAdd(a.scratch.n_waiting, n + (news ? kOneRecord : 0)));
+      c.n_buffered = before.n_entries;
+      if (news) a.scratch.records[before.n_records] = c.record;
+    }
   }
-  copies_arrived<0>();  // before another block may write there
-  __threadfence();
+  if (n) {
+    __syncthreads();
+    for (uint32_t i = threadIdx.x; i < n; i += blockDim.x) a.scratch.entries[c.n_buffered + i] = found[i];
+  }
   __syncthreads();
-  if (threadIdx.x == 0) c.worst_at = atomicAdd(a.scratch.n_entries, kOneBlock), c.n_buffered = 0;
+  if (threadIdx.x == 0) c.waiting = add_between(a.scratch.n_waiting, kOneBlock), c.n_buffered = 0;
   __syncthreads();
-  if (c.worst_at / kOneBlock != gridDim.x - 1) return;
-  __threadfence();
-  close_books<T>(a, first_token, c.worst_at % kOneBlock);
+  const Waiting waiting(c.waiting);
+  if (waiting.n_blocks == gridDim.x - 1) close_books<T>(a, first_token, waiting);
 }
 
 }  // namespace maxact::cuda

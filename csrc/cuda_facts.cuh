@@ -47,8 +47,17 @@ __device__ __forceinline__ uint4 facts_of_lane(const Launch& a) {
   return facts;
 }
 
-// facts: as in Facts::rows, those of the first n lanes.
-template <class T>
+// The block's part of the table of ratios, where rows are short: in the state's a warp has an atomic for each cell of 32 rows.
+__device__ __forceinline__ uint32_t* near_ratios(const Launch& a) { return reinterpret_cast<uint32_t*>(shared + a.g.ratios_at); }
+__device__ __forceinline__ void flush_ratios(const Launch& a) {
+#pragma unroll 1
+  for (int i = threadIdx.x; i < kNearRows * kNearCols; i += blockDim.x)
+    if (const uint32_t n = near_ratios(a)[i])
+      add_global(a.f.ratio_table + (kFirstNearRow + i / kNearCols) * kRatioCols + i % kNearCols, n);
+}
+
+// facts: as in Facts::rows, those of the first n lanes. kNear: whether the block has near_ratios.
+template <class T, bool kNear>
 __device__ __forceinline__ void fold_facts(const Launch& a, const uint4& facts, int n) {
   Control& c = control();
   const Fields& f = a.f;
@@ -91,12 +100,16 @@ __device__ __forceinline__ void fold_facts(const Launch& a, const uint4& facts, 
   if (f.ratio_table) {
     const bool has_ratio = known && absmax > 0, has_finite = has_ratio && isfinite(ratio);
     vote(kRatios, __ballot_sync(kWarp, has_finite));
-    const int cell = has_ratio ? ratio_row(absmax) * kRatioCols + ratio_col(ratio) : -1;
-    const unsigned same = __match_any_sync(kWarp, cell);
+    const int at = ratio_row(absmax), column = ratio_col(ratio);
+    const unsigned near_row = at - kFirstNearRow;
+    const bool near = kNear && near_row < kNearRows && column < kNearCols, far = has_ratio && !near;
+    if (has_ratio && near) add_shared(shared_address(near_ratios(a)) + (near_row * kNearCols + column) * 4, 1);
+    unsigned same = 0;  // rows of one cell add once
+    if (!kNear || __any_sync(kWarp, far)) same = __match_any_sync(kWarp, far ? at * kRatioCols + column : -1);
     add_exactly_block<kRatioSum>(a, {ratio, has_finite});
     add_exactly_block<kRatioSquareSum>(a, {static_cast<double>(ratio) * ratio, has_finite});
-    // Asked for before the sums, since it takes its time.
-    if (cell >= 0 && __ffs(same) - 1 == lane_id()) add_global(f.ratio_table + cell, __popc(same));
+    // Matched before the sums, since that takes its time.
+    if (far && __ffs(same) - 1 == lane_id()) add_global(f.ratio_table + at * kRatioCols + column, __popc(same));
   }
   // A lane for each counter. None passes the number of rows, so its lower half is enough: of 64 bits it is a loop.
   const unsigned mine = __popc(votes);
@@ -121,8 +134,8 @@ __device__ __forceinline__ void fold_facts(const Launch& a, const uint4& facts, 
     acquire(&c.lock);
     for (unsigned todo = __ballot_sync(kWarp, peak || widest); todo; todo &= todo - 1) {
       if (lane_id() == __ffs(todo) - 1) {
-        if (larger_peak(token, c.record.peak)) c.record.peak = token, write_now(c.peak_key, peak_key);
-        if (absmax > 0 && larger_ratio(token, c.record.ratio)) c.record.ratio = token, write_now(c.ratio_key, ratio_key);
+        if (peak && larger_peak(token, c.record.peak)) c.record.peak = token, write_now(c.peak_key, peak_key);
+        if (widest && larger_ratio(token, c.record.ratio)) c.record.ratio = token, write_now(c.ratio_key, ratio_key);
       }
       __syncwarp();
     }

@@ -37,9 +37,9 @@ __device__ __forceinline__ float significand(int key) {
 // block does. 384: what places that begin at multiples of 128 bytes leave between them.
 template <class T>
 constexpr bool has_room(int warps, int stage_bytes, int stages, int sums, bool team) {
-  const int fine = sizeof(typename T::Bits) == 4 ? sizeof(FineList) : 0, exchange = team ? kExchangeBytes : 0;
+  const int fine = sizeof(typename T::Bits) == 4 && sums ? sizeof(FineList) : 0, exchange = team ? kExchangeBytes : 0;
   const int warp = stages * stage_bytes + 32 * sums_stride(sums) * 4 + static_cast<int>(sizeof(Facts)) + fine + exchange;
-  return warps * warp + 4 * kLimit<T> + static_cast<int>(kControlBytes + list_bytes(100)) + 384 <= 227 << 10;
+  return warps * warp + (sums ? 0 : kNearBytes) + 4 * kLimit<T> + static_cast<int>(kControlBytes + list_bytes(100)) + 384 <= 227 << 10;
 }
 // How many stages of rows a kernel fills: two where they fit.
 template <class T, int P, int R, int kWarps, int kSums, bool kTeam, bool kMay>
@@ -118,7 +118,7 @@ __device__ __forceinline__ void probe(const Launch& a) {
     fold_sums(a, n_facts, TileT::kSums);
     if constexpr (!kAll || kInt8)
       if (kInt8 || a.f.int8_square_sum) fold_int8<T, TileT::kSums>(a, n_facts, int8_sums);
-    if (team.rank == 0) fold_facts<T>(a, facts_of_lane(a), n_facts);
+    if (team.rank == 0) fold_facts<T, false>(a, facts_of_lane(a), n_facts);
     if (!more) break;
     uint4 peaks[P];
 #pragma unroll
@@ -315,7 +315,7 @@ __global__ void __launch_bounds__(kSlowWarps * 32, 1) slow_kernel(const __grid_c
       if (lane_id() == 0) facts.rows[n_facts] = make_uint4(static_cast<uint32_t>(row), 0, kSlow, 0);
       ++n_facts;
     }
-    fold_facts<T>(a, facts_of_lane(a), n_facts);
+    fold_facts<T, false>(a, facts_of_lane(a), n_facts);
   }
   offer_rows<T>(a, kNoRow, 0, false);
   __syncthreads();

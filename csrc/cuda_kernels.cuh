@@ -20,8 +20,8 @@ Kernel kernel() {
 
 template <class T, int P, int kWarps, bool kInt8 = false>
 Kernel narrow() {
-  static_assert(has_room<T>(kWarps, P * 512, 1, 1, false), "the launcher would never pick it");
-  return {reinterpret_cast<const void*>(&narrow_kernel<T, P, kWarps, kInt8>), P, 1, 32, kWarps, 1, 1, false, true, kInt8};
+  static_assert(has_room<T>(kWarps, P * 512, 1, 0, false), "the launcher would never pick it");
+  return {reinterpret_cast<const void*>(&narrow_kernel<T, P, kWarps, kInt8>), P, 1, 32, kWarps, 0, 1, false, true, kInt8};
 }
 
 // Widths of a lane: 16 bytes (several rows side by side where they are short) to 320; beyond, teams of warps. A tile is one

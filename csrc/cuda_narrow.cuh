@@ -136,6 +136,7 @@ __device__ __forceinline__ void probe_narrow(const Launch& a) {
 #pragma unroll
   for (int p = 0; p < P; ++p) store_shared(stage.across(p), make_uint4(0, 0, 0, 0));
   advance(told(walk));
+  for (int i = threadIdx.x; i < kNearRows * kNearCols; i += blockDim.x) near_ratios(a)[i] = 0;
   block_begin(a, best);
   wait_for_none(a);
   __syncthreads();
@@ -227,13 +228,14 @@ __device__ __forceinline__ void probe_narrow(const Launch& a) {
     if (n_pads > 0 && top > 0)  // large places count as zeros, too
       add_shared(cells + 4 * (k16 ? top : top >> 16), 0u - n_pads / 2), add_shared(cells, n_pads / 2);
     add_exactly_block<kSum>(a, {sum, on});
-    fold_facts<T>(a, make_uint4(this_row, top, is_slow ? kSlow : median, 0), 32);
+    fold_facts<T, true>(a, make_uint4(this_row, top, is_slow ? kSlow : median, 0), 32);
   }
 
   offer_rows<T>(a, kNoRow, 0, false);  // those that still wait
   reinterpret_cast<uint4*>(shared + a.g.stage_at + index * Stage::kBytes)[lane_id()] = peaks;
   __syncthreads();
   flush_peaks<T, 1, Stage::kSide, kWarps, false, Stage::kBytes>(a);
+  flush_ratios(a);
   block_close<T>(a);
 }
 

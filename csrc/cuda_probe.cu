@@ -62,7 +62,7 @@ size_t lay_out(Scratch& s, char* base, int n_blocks, int topk) {
     pointer = reinterpret_cast<std::remove_reference_t<decltype(pointer)>>(base + at);
     at = round_up(at + n * sizeof(*pointer), 128);
   };
-  take(s.n_entries, 1);
+  take(s.n_waiting, 1);
   take(s.n_asked, 1);
   take(s.n_rows_kept, 1);
   take(s.slots, topk);
@@ -189,14 +189,15 @@ int CudaProbe::place(Plan& p, uint32_t n_bins) const {
     return static_cast<uint32_t>(begin);
   };
   g.facts_at = next(k.warps * sizeof(Facts)), g.sums_at = next(static_cast<size_t>(k.warps) * 32 * sums_stride(k.sums) * sizeof(float));
-  g.int8_cells = k.side == 32 && k.int8 ? kInt8Cells : 0;
+  g.int8_cells = k.sums == 0 && k.int8 ? kInt8Cells : 0;
   if (k.sums > 1)
     g.int8_at = g.sums_at + k.sums * sizeof(float);
   else
-    g.int8_at = next(k.side == 32 ? g.int8_cells * 2 * sizeof(uint32_t) : launch_.f.int8_square_sum ? k.warps * 32 * sizeof(float4) : 0);
+    g.int8_at = next(k.sums == 0 ? g.int8_cells * 2 * sizeof(uint32_t) : launch_.f.int8_square_sum ? k.warps * 32 * sizeof(float4) : 0);
   g.list_at = next(list_bytes(topk));
   g.exchange_at = next(g.team > 1 ? k.warps * kExchangeBytes : 0);
-  g.fine_at = next(dtype_ == Dtype::float32 ? k.warps * sizeof(FineList) : 0);
+  g.fine_at = next(dtype_ == Dtype::float32 && k.sums ? k.warps * sizeof(FineList) : 0);
+  g.ratios_at = next(k.sums ? 0 : kNearBytes);
   return static_cast<int>(at);
 }
 

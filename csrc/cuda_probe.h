@@ -28,12 +28,12 @@ struct BlockRecord {
 // Device memory between launches, all zero then. `slots`: each row raises slot (row % topk) to its list_key; the smallest
 // slot is one that topk rows reach.
 struct Scratch {
-  uint32_t* n_entries;   // two numbers, see kOneBlock in cuda_close.cuh
+  unsigned long long* n_waiting;  // three numbers, see kOneBlock in cuda_close.cuh
   uint32_t* n_asked;     // tiles that went to teams that asked, see Walk
-  unsigned long long* n_rows_kept;
+  unsigned long long* n_rows_kept;  // where there is a mask
   unsigned long long* slots;  // [topk]
   uint32_t* piece_kept;  // [blocks] rows that the mask keeps in the block's piece of it
-  BlockRecord* records;  // [blocks]
+  BlockRecord* records;  // [blocks] of those that have news
   Entry* entries;        // [blocks * topk]
 };
 
@@ -49,17 +49,20 @@ struct Geometry {
   int n_bins, first_bin;       // the part of the table of counts that shared memory holds
   uint32_t n_order, n_buffer;  // entries that the end of a block sorts: listed rows, and elements of rows
   // Where things lie in shared memory: the rows on their way to each warp (at the end its features' maxima), facts, sums and
-  // INT-8 sums of rows, the list of rows, what the warps of a team exchange, elements of float32 that may be medians.
-  uint32_t stage_at, facts_at, sums_at, int8_at, list_at, exchange_at, fine_at;
+  // INT-8 sums of rows, the list of rows, what the warps of a team exchange, elements of float32 that may be medians, the near part
+  // of the table of ratios.
+  uint32_t stage_at, facts_at, sums_at, int8_at, list_at, exchange_at, fine_at, ratios_at;
   int int8_cells;              // how many cells of exact INT-8 sums lie at int8_at, in place of sums of rows
 };
 constexpr int kInt8Cells = 256;  // of short rows, see cuda_exact.cuh
+// The part of the table of ratios that a block of short rows has for itself: m_t from 2^-5 to 2^7, r_t to 2^8, four cells an octave.
+constexpr int kNearRows = 48, kNearCols = 32, kFirstNearRow = (24 - 5) * 4, kNearBytes = kNearRows * kNearCols * 4;
 
 // From the sums of one row to those of the next: a lane a row, so not a multiple of all banks. Four behind many are for INT-8.
 #ifdef __CUDACC__
 __host__ __device__
 #endif
-constexpr int sums_stride(int n_sums) { return n_sums == 1 ? 1 : n_sums + 4; }
+constexpr int sums_stride(int n_sums) { return n_sums <= 1 ? n_sums : n_sums + 4; }
 
 struct Launch {
   Fields f;
@@ -88,7 +91,7 @@ constexpr int kSlowWarps = 8;
 struct Kernel {
   const void* function;
   int pieces, rows, side, warps;
-  int sums;    // of a row that a warp leaves to be added
+  int sums;    // of a row that a warp leaves to be added; none of short rows, whose lane adds them
   int stages;  // tiles that each warp has on their way
   bool team, all, int8;
 };

@@ -67,11 +67,12 @@ __device__ __forceinline__ void offer_rows(const Launch& a, uint32_t row, uint32
   const uint32_t old_bits = facts.waiting_bits[lane_id()];
   const unsigned long long old_key = list_key(a, old_bits, old_row);
   facts.waiting_row[lane_id()] = on && key >= least ? row : kNoRow, facts.waiting_bits[lane_id()] = bits;
-  if (!__any_sync(kWarp, old_row != kNoRow && old_key >= read_now(c.bar))) return;
-  const unsigned long long bar = read_bar(a);
-  if (lane_id() == 0) atomicMax(&c.bar, bar);
-  const unsigned long long worst = read_now(c.worst_key);
-  unsigned todo = __ballot_sync(kWarp, old_row != kNoRow && old_key >= bar && old_key >= worst);
+  unsigned todo = __ballot_sync(kWarp, old_row != kNoRow && old_key >= read_now(c.bar));
+  if (__popc(todo) > 2) {  // to list so few takes no longer than to ask
+    const unsigned long long bar = read_bar(a), worst = read_now(c.worst_key);
+    if (lane_id() == 0) atomicMax(&c.bar, bar);
+    todo = __ballot_sync(kWarp, old_row != kNoRow && old_key >= bar && old_key >= worst);
+  }
   for (; todo; todo &= todo - 1) {
     const int lane = __ffs(todo) - 1;
     list_row<T>(a, __shfl_sync(kWarp, old_row, lane), __shfl_sync(kWarp, old_bits, lane));

@@ -119,8 +119,6 @@ template <class V, class W> V atomicMax(V* at, W n) { return change(at, [&](V ol
 template <class V, class W> V atomicMin(V* at, W n) { return change(at, [&](V old) { return min<V, V>(old, n); }); }
 template <class V, class W>
 V atomicAdd(V* at, W n) {
-  const bool counts_blocks = sizeof(V) == 4 && !is_shared(at);
-  if (counts_blocks) races::changed(fences_of(at), at), races::read(fences_of(at), at);
   return change(at, [&](V old) { return old + static_cast<V>(n); });
 }
 template <class V, class W>
@@ -258,6 +256,13 @@ inline void max_global(float* at, uint32_t magnitude) { change(at, [&](float old
 inline void max_global(unsigned long long* at, unsigned long long n) { atomicMax(at, n); }
 inline void add_and_ask(uint32_t* number, bool asks, uint32_t& answer) {
   if (asks) answer = change(number, [](uint32_t old) { return old + 1; });
+}
+inline unsigned long long add_between(unsigned long long* number, unsigned long long n) {
+  __threadfence();
+  races::changed(fences_of(number), number), races::read(fences_of(number), number);
+  const unsigned long long before = atomicAdd(number, n);
+  __threadfence();
+  return before;
 }
 inline bool load_if(const uint8_t* from, bool valid) { return valid && *from; }
 inline void put_away(uint4* place, const uint4& v) { *place = v; }

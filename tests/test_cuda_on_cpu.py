@@ -113,6 +113,21 @@ def test_an_update_without_any_of_the_k_largest_changes_everything_else(run):
     assert_agrees(run((loud, None, None), (quiet, None, None), topk=20), expected, torch.cat([loud, quiet]))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("d", [64, 512])
+@pytest.mark.parametrize("first_id", [0, 1000])  # of the first update: tokens that nobody names come before 1000, and after 0
+def test_updates_that_bring_nothing_but_ties(run, first_id, d, dtype):
+    x = noise(300, d, dtype=dtype)
+    x[20], x[21] = 0, -x[22].abs()
+    ids = torch.arange(first_id, first_id + 300)
+    calls = [(x, None, ids), (x, None, None), (x / 2, None, None), (x, torch.arange(300) % 3 == 0, None), (x[:20], None, None)]
+    for topk in (1, 20, 1024):
+        expected = ProbeState(d, dtype, backend="reference", topk=topk)
+        for call in calls:
+            expected.update(*call)
+        assert_agrees(run(*calls, topk=topk), expected, torch.cat([x, x, x / 2, x[::3], x[:20]]))
+
+
 def test_elements_of_the_top_k_that_are_the_same_to_the_last_key(run):
     x, ids = torch.full((300, 512), 7.0).bfloat16(), torch.zeros(300, dtype=torch.int64)
     expected = ProbeState(512, torch.bfloat16, backend="reference")
