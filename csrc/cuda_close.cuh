@@ -20,12 +20,23 @@ struct Waiting {
       : n_entries(n % kOneRecord), n_records(n % kOneBlock / kOneRecord), n_blocks(n / kOneBlock) {}
 };
 
-// Whether what the block's record holds may change the state. Once a stream has had many tokens mostly none does.
-__device__ __forceinline__ bool has_news() {
+// Whether what the block's record holds may change the state, besides the number of those that tie with its largest. Once a stream has
+// had many tokens mostly none does.
+__device__ __forceinline__ bool has_news(bool ties) {
   const Control& c = control();
   const BlockRecord& r = c.record;
-  return !isnan(r.ratio.ratio) || !isnan(r.peak.absmax) || r.nonfinite_feature != kNoToken || !(bits_float(r.absmax_bits) < c.stream_absmax) ||
+  return !isnan(r.ratio.ratio) || !isnan(r.peak.absmax) || r.nonfinite_feature != kNoToken || !(ties || bits_float(r.absmax_bits) < c.stream_absmax) ||
          !(r.highest <= c.stream_max) || !(-r.lowest <= c.stream_neg_min);
+}
+// The block's elements that tie with the stream's largest, where it has them at hand; 0: the record has to tell. At most kFew elements
+// of the block are among the k largest, so that nothing was sorted where the table of counts lies.
+template <class T>
+__device__ __forceinline__ uint32_t n_tied(const Launch& a) {
+  const Control& c = control();
+  const uint32_t bits = c.record.absmax_bits;
+  if (!bits || bits_float(bits) != c.stream_absmax) return 0;
+  if (sizeof(typename T::Bits) != 2 || !a.f.counts) return c.record.n_absmax;
+  return table_knows_least<T>(a) && key_of<T>(bits) < a.g.n_bins ? table()[key_of<T>(bits)] : 0;
 }
 
 // The piece of the mask that block `block` counts: whole words, so that ranks of rows are found from few sums.

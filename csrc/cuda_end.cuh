@@ -124,7 +124,9 @@ __device__ __forceinline__ void block_close(const Launch& a) {
     const float least = c.least == 0xFFFFFFFFu ? bits_float(kInfinity) : value(c.least);
     c.record.highest = c.positive ? value(c.positive) : -least;
     c.record.lowest = c.negative ? -value(c.negative) : least;
-    news = c.counters[kRowsKept] && has_news();
+    const uint32_t ties = found == c.few ? n_tied<T>(a) : 0;
+    news = c.counters[kRowsKept] && has_news(ties);
+    if (!news) add_to(f.n_absmax, ties);
     if (n || news) {
       const Waiting before(atomicAdd(a.scratch.n_waiting, n + (news ? kOneRecord : 0)));
       c.n_buffered = before.n_entries;

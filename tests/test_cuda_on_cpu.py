@@ -121,11 +121,11 @@ def test_updates_that_bring_nothing_but_ties(run, first_id, d, dtype):
     x[20], x[21] = 0, -x[22].abs()
     ids = torch.arange(first_id, first_id + 300)
     calls = [(x, None, ids), (x, None, None), (x / 2, None, None), (x, torch.arange(300) % 3 == 0, None), (x[:20], None, None)]
-    for topk in (1, 20, 1024):
-        expected = ProbeState(d, dtype, backend="reference", topk=topk)
+    for options in ({"topk": 1}, {"topk": 20}, {"topk": 1024}, {"counts": False, "medians": False}):
+        expected = ProbeState(d, dtype, backend="reference", **options)
         for call in calls:
             expected.update(*call)
-        assert_agrees(run(*calls, topk=topk), expected, torch.cat([x, x, x / 2, x[::3], x[:20]]))
+        assert_agrees(run(*calls, **options), expected, torch.cat([x, x, x / 2, x[::3], x[:20]]))
 
 
 def test_elements_of_the_top_k_that_are_the_same_to_the_last_key(run):
