@@ -100,16 +100,22 @@ def test_rows_that_tie_and_rows_of_few_values(run, data, dtype, d):
         assert_agrees(run((x, None, None), topk=topk), REFERENCE.probe(x, topk=topk), x)
 
 
-def test_an_update_without_any_of_the_k_largest_changes_everything_else(run):
+@pytest.mark.parametrize("field", ["ratio_max", "first_nonfinite_token", "max", "neg_min"])
+def test_an_update_without_any_of_the_k_largest_changes_one_record(run, field):
     loud, quiet = noise(300, 512), noise(300, 512, seed=1) / 64
-    quiet[9] = 2.0**-20
-    quiet[9, 5] = 1  # the widest ratio
-    quiet[11, 3] = float("nan")
+    if field == "ratio_max":
+        quiet[9] = 2.0**-20
+        quiet[9, 5] = 1
+    elif field == "first_nonfinite_token":
+        quiet[11, 3] = float("nan")
+    else:
+        sign = 1 if field == "max" else -1
+        loud, quiet = -sign * loud.abs(), sign * quiet.abs()
     expected, before = (ProbeState(512, torch.bfloat16, backend="reference", topk=20) for _ in range(2))
     for x in (loud, quiet):
         expected.update(x)
     before.update(loud)
-    assert expected.fields["topk_values"].equal(before.fields["topk_values"]) and expected.fields["ratio_max"] > before.fields["ratio_max"]
+    assert expected.fields["topk_values"].equal(before.fields["topk_values"]) and expected.fields[field] != before.fields[field]
     assert_agrees(run((loud, None, None), (quiet, None, None), topk=20), expected, torch.cat([loud, quiet]))
 
 
