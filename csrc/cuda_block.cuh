@@ -45,7 +45,7 @@ struct Control {
   BlockRecord record;
   float stream_absmax, stream_max, stream_neg_min;  // of the state, when the block began
   Entry worst;  // of the list, once it is full
-  unsigned long long waiting;    // see kOneBlock in cuda_close.cuh
+  unsigned long long waiting;  // see kOneBlock in cuda_close.cuh
   unsigned long long worst_key;  // of the list, see list_key; 0 until it is full
   uint32_t zero_keys;  // where the table is a window without them
   uint32_t positive, negative, least;  // patterns: largest of each sign (0: none yet), smallest where one is missing

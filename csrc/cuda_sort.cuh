@@ -135,7 +135,7 @@ __device__ __forceinline__ void find_few(const Launch& a) {
   Control& c = control();
   const uint32_t slices = slices_of<T>(a), n = c.n_listed * slices;
   if (static_cast<uint32_t>(warp_id()) >= n) return;
-  const unsigned long long bar = c.bar;  // warps whose rows waited to the end have just read it
+  const unsigned long long bar = c.bar;  // as warps of which many rows waited have read it
   if (c.n_listed > kFew || magnitude_of_bar(bar) == 0) {
     if (lane_id() == 0) atomicAdd(&c.n_few, kFew + 1);
     return;
