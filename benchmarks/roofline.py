@@ -1,7 +1,8 @@
 """The GPU backends against what the card can read: `python -m benchmarks.roofline [--quick]`.
 
 Each case is verified against the reference backend on a tensor of its width, dtype and data, then timed: CUDA events,
-cold L2, median of 15 runs, the read-only ceiling in the same run. Writes benchmarks/results/roofline-DEVICE.csv and .svg.
+cold L2, median of 15 runs that a state takes one after the other, the read-only ceiling in the same run. Writes
+benchmarks/results/roofline-DEVICE.csv and .svg.
 """
 
 from __future__ import annotations

@@ -111,11 +111,6 @@ struct Best {
     kth_token = f.topk_token_ids[a.o.topk - 1], ratio_token = *f.ratio_max_token, peak_token = *f.peak_token, n_tokens = *f.n_tokens;
     absmax = *f.absmax, max = *f.max, neg_min = *f.neg_min;
   }
-  // The least magnitude that comes before `value` of `token`. Of those that tie a row may by its id, unless nobody named it: then
-  // all tokens before came before it.
-  __device__ __forceinline__ uint32_t least_before(const Launch& a, float value, int64_t token) const {
-    return (float_bits(value) & 0x7FFFFFFFu) + (!a.ids && token < n_tokens);
-  }
 };
 
 // Everything at zero, or worse than any value. Needs a barrier after it.
@@ -130,11 +125,15 @@ __device__ __forceinline__ void block_begin(const Launch& a, const Best& best) {
   if (threadIdx.x == 0) {
     const float nan = bits_float(0x7FC00000u), inf = bits_float(kInfinity);
     c.record = {{nan, nan, nan, kNoToken}, {nan, nan, nan, kNoToken}, kNoToken, kNoToken, -inf, inf, 0, 0};
-    const auto key_of = [&](float value, int64_t token, long long none) {
-      return isnan(value) ? none : static_cast<long long>(best.least_before(a, value, token)) << 32;
+    // The least list_key that may come before `value` of `token`. A row that ties may by its id, unless nobody named it: then all
+    // tokens before come before it.
+    const auto key_before = [&](float value, int64_t token, long long none) {
+      if (isnan(value)) return none;
+      const uint32_t least = (float_bits(value) & 0x7FFFFFFFu) + (!a.ids && token < best.n_tokens);
+      return static_cast<long long>(least) << 32;
     };
-    c.ratio_key = key_of(best.ratio, best.ratio_token, kNoRecord), c.peak_key = key_of(best.peak, best.peak_token, kNoRecord);
-    c.bar = key_of(best.kth, best.kth_token, 0);
+    c.ratio_key = key_before(best.ratio, best.ratio_token, kNoRecord), c.peak_key = key_before(best.peak, best.peak_token, kNoRecord);
+    c.bar = key_before(best.kth, best.kth_token, 0);
     c.stream_absmax = best.absmax, c.stream_max = best.max, c.stream_neg_min = best.neg_min;
     c.n_flushed = 0, c.n_few = 0;
     c.worst_key = 0, c.zero_keys = 0, c.positive = 0, c.negative = 0, c.least = 0xFFFFFFFFu, c.n_listed = 0, c.n_buffered = 0, c.lock = 0;

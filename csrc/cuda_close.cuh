@@ -25,11 +25,11 @@ struct Waiting {
 __device__ __forceinline__ bool has_news(bool ties) {
   const Control& c = control();
   const BlockRecord& r = c.record;
-  return !isnan(r.ratio.ratio) || !isnan(r.peak.absmax) || r.nonfinite_feature != kNoToken || !(ties || bits_float(r.absmax_bits) < c.stream_absmax) ||
-         !(r.highest <= c.stream_max) || !(-r.lowest <= c.stream_neg_min);
+  return !isnan(r.ratio.ratio) || !isnan(r.peak.absmax) || r.nonfinite_feature != kNoToken ||
+         !(ties || bits_float(r.absmax_bits) < c.stream_absmax) || !(r.highest <= c.stream_max) || !(-r.lowest <= c.stream_neg_min);
 }
-// The block's elements that tie with the stream's largest, where it has them at hand; 0: the record has to tell. At most kFew elements
-// of the block are among the k largest, so that nothing was sorted where the table of counts lies.
+// The block's elements that tie with the stream's largest, where it has their number at hand; 0: the record has to tell. To be called
+// while the table of counts is as rows left it, before anything is sorted in its place.
 template <class T>
 __device__ __forceinline__ uint32_t n_tied(const Launch& a) {
   const Control& c = control();

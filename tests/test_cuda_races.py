@@ -25,6 +25,7 @@ ORDERS = {
     "lanes that copy": ("cuda_narrow.cuh", "    __syncwarp();  // pieces that", "a row a lane"),
     "lanes that copy more": ("cuda_narrow.cuh", "    __syncwarp();  // every lane has taken", "many tiles a warp"),
     "warps": ("cuda_kernel.cuh", "  __syncthreads();\n  flush_peaks", "rows side by side"),
+    "a block that is done": ("cuda_end.cuh", "  __syncthreads();\n  if (threadIdx.x == 0) c.waiting", "one row a tile"),
     "a team": ("cuda_team.cuh", "    meet();\n    int all = 0", "teams"),
     "the engine": ("cuda_rows.cuh", "    __syncwarp();  // every lane has taken", "one row a tile"),
     "holders of the lock": ("cuda_warp.cuh", "  __threadfence_block();\n  __syncwarp();\n  if", "one row a tile"),
